@@ -1,0 +1,33 @@
+"""MS-Diffusion for ComfyUI: several chosen subjects in one picture, each where its box is."""
+
+from comfy_api.latest import ComfyExtension, io
+from typing_extensions import override
+
+from .nodes.apply import MSDApply
+from .nodes.auto_layout import MSDAutoLayout
+from .nodes.encode_references import MSDEncodeReferences
+from .nodes.ground_references import MSDGroundReferences
+from .nodes.layout import MSDLayout
+from .nodes.load_adapter import MSDLoadAdapter
+
+WEB_DIRECTORY = "./web"
+
+
+class MSDiffusionExtension(ComfyExtension):
+    @override
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            MSDLoadAdapter,
+            MSDLayout,
+            MSDEncodeReferences,
+            MSDGroundReferences,
+            MSDAutoLayout,
+            MSDApply,
+        ]
+
+
+async def comfy_entrypoint() -> MSDiffusionExtension:
+    return MSDiffusionExtension()
+
+
+__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -1,0 +1,155 @@
+"""Custom node package, for development only: lets the host's stock loaders accept the micro family.
+
+It adds no nodes and touches three attributes of the host: the list of known models, and the
+functions that read a CLIP vision tower and separate text encoders, both of which know only sizes
+that exist. The VAE needs nothing: the host knows a TAESD in a checkpoint.
+"""
+
+from typing import Any
+
+import comfy.clip_vision
+import comfy.sd
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {}
+
+MARK = "micro_world"  # a tensor of this name marks every file of the family
+VOCABULARY = 49408
+HEAD_WIDTH = 16  # of the text encoders; the UNet's is 32
+UNET_HEAD_WIDTH = 32
+
+
+def text_config(sd: dict[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Configuration of a CLIP text encoder, read from the shapes of its weights."""
+    layers = f"{prefix}text_model.encoder.layers."
+    width = sd[f"{prefix}text_model.embeddings.position_embedding.weight"].shape[1]
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": len(
+            {k[len(layers) :].split(".")[0] for k in sd if k.startswith(layers)}
+        ),
+        "num_attention_heads": width // HEAD_WIDTH,
+        "intermediate_size": sd[f"{layers}0.mlp.fc1.weight"].shape[0],
+        "hidden_act": "gelu",
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+    }
+
+
+def expand_vocabulary(sd: dict[str, Tensor], prefix: str) -> None:
+    """Files hold only the token rows that training saw; every other token gets their mean."""
+    name = f"{prefix}text_model.embeddings.token_embedding."
+    rows = sd.pop(f"{name}rows").float()
+    full = rows.mean(0, keepdim=True).repeat(VOCABULARY, 1)
+    full[sd.pop(f"{name}ids").long()] = rows
+    sd[f"{name}weight"] = full
+
+
+def clip_target(config_l: dict[str, Any], config_g: dict[str, Any]) -> Any:
+    class MicroClip(comfy.sdxl_clip.SDXLClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options={}) -> None:  # noqa: B006
+            torch.nn.Module.__init__(self)
+            for name, config, pad in (("clip_l", config_l, 49407), ("clip_g", config_g, 0)):
+                encoder = comfy.sd1_clip.SDClipModel(
+                    layer="hidden",
+                    layer_idx=-2,
+                    device=device,
+                    dtype=dtype,
+                    layer_norm_hidden_state=False,
+                    textmodel_json_config=dict(config),
+                    special_tokens={"start": 49406, "end": 49407, "pad": pad},
+                    model_options={**model_options, "model_name": name},
+                )
+                setattr(self, name, encoder)
+            self.dtypes = {dtype}
+
+        def load_sd(self, sd: dict[str, Tensor]) -> Any:
+            """One file of DualCLIPLoader; its mark says which encoder it is."""
+            return (self.clip_g if int(sd.pop(MARK)) else self.clip_l).load_sd(sd)
+
+    return comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, MicroClip)
+
+
+class MicroSDXL(comfy.supported_models.SDXL):
+    unet_config = {"use_linear_in_transformer": True, "use_temporal_attention": False}
+    required_keys = {"{}" + MARK: {}}
+    unet_extra_config = {"num_heads": -1, "num_head_channels": UNET_HEAD_WIDTH}
+
+    def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        state_dict.pop(MARK, None)
+        return state_dict
+
+    def process_clip_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        sd = comfy.utils.state_dict_prefix_replace(
+            state_dict, {"micro_text.": ""}, filter_keys=True
+        )
+        for name in ("clip_l", "clip_g"):
+            expand_vocabulary(sd, f"{name}.transformer.")
+        return sd
+
+    def clip_target(self, state_dict: dict[str, Tensor] = {}) -> Any:  # noqa: B006
+        return clip_target(
+            *(
+                text_config(state_dict, f"micro_text.{name}.transformer.")
+                for name in ("clip_l", "clip_g")
+            )
+        )
+
+
+def _install() -> None:
+    comfy.supported_models.models.insert(0, MicroSDXL)
+
+    host_vision = comfy.clip_vision.load_clipvision_from_sd
+
+    def load_clipvision_from_sd(sd, prefix="", convert_keys=False):
+        mark = sd.pop(MARK, None)  # image size and heads
+        if mark is None:
+            return host_vision(sd, prefix, convert_keys)
+        patches = sd["vision_model.embeddings.patch_embedding.weight"]
+        layers = "vision_model.encoder.layers."
+        vision = comfy.clip_vision.ClipVisionModel(
+            {
+                "model_type": "clip_vision_model",
+                "hidden_size": patches.shape[0],
+                "num_channels": patches.shape[1],
+                "patch_size": patches.shape[-1],
+                "image_size": int(mark[0]),
+                "num_attention_heads": int(mark[1]),
+                "num_hidden_layers": len(
+                    {k[len(layers) :].split(".")[0] for k in sd if k.startswith(layers)}
+                ),
+                "intermediate_size": sd[f"{layers}0.mlp.fc1.weight"].shape[0],
+                "hidden_act": "gelu",
+                "projection_dim": sd["visual_projection.weight"].shape[0],
+            }
+        )
+        vision.load_sd(sd)
+        return vision
+
+    comfy.clip_vision.load_clipvision_from_sd = load_clipvision_from_sd
+
+    host_text = comfy.sd.load_text_encoder_state_dicts
+
+    def load_text_encoder_state_dicts(state_dicts=[], *args, **kwargs):  # noqa: B006
+        if not (len(state_dicts) == 2 and all(MARK in sd for sd in state_dicts)):
+            return host_text(state_dicts, *args, **kwargs)
+        ordered = sorted(state_dicts, key=lambda sd: int(sd[MARK]))
+        for sd in ordered:
+            expand_vocabulary(sd, "")
+        return comfy.sd.CLIP(
+            clip_target(*(text_config(sd, "") for sd in ordered)),
+            embedding_directory=kwargs.get("embedding_directory"),
+            state_dict=ordered,
+            model_options=kwargs.get("model_options", {}),
+        )
+
+    comfy.sd.load_text_encoder_state_dicts = load_text_encoder_state_dicts
+
+
+_install()

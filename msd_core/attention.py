@@ -1,0 +1,72 @@
+"""The image branch of a text cross-attention (paper section 3.3): each query attends to the image
+tokens of the subjects that cover it, and of nothing else."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+
+def subject_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    coverage: Tensor,
+    heads: int,
+    subject_scales: Tensor | None = None,
+) -> Tensor:
+    """Masked multi-subject attention: one softmax over the tokens of all subjects that cover a
+    query, zeros where none does.
+
+    A soft coverage c weighs a subject's tokens by c inside the softmax, and the query's result by
+    the largest c of its subjects: with c of 0 and 1 that is the published rule, and between them
+    nothing jumps.
+
+    Args:
+        query: [B, N, C], the layer's own text query.
+        key, value: [B, K, C], tokens of subject 1, of subject 2, ..., equally many of each.
+        coverage: [B, S, N], bool, or float in 0..1.
+        heads: attention heads that C holds.
+        subject_scales: [S] or [B, S], multiplies the subjects' probabilities after the softmax.
+    Returns:
+        [B, N, C], before the output projection.
+    Raises:
+        ValueError: the tokens don't divide among the subjects.
+    """
+    subjects = coverage.shape[1]
+    if key.shape[1] % subjects:
+        raise ValueError(f"{key.shape[1]} image tokens don't divide among {subjects} subjects")
+    tokens = key.shape[1] // subjects
+    if subject_scales is not None:
+        # Scaling a probability after the softmax is scaling what it multiplies.
+        scales = subject_scales.to(value).repeat_interleave(tokens, dim=-1)
+        value = value * scales[..., None]
+
+    per_query = coverage.transpose(1, 2)  # [B, N, S]
+    covered = per_query.amax(-1, keepdim=True)  # [B, N, 1]
+    # An uncovered query sees everything, so that no softmax is empty, and is then zeroed.
+    if coverage.dtype == torch.bool:
+        mask = per_query | ~covered
+    else:
+        mask = torch.where(covered > 0, per_query, 1.0).log().to(query.dtype)
+    mask = mask.repeat_interleave(tokens, dim=-1)[:, None]  # [B, 1, N, K]
+
+    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return rearrange(out, "b h n d -> b n (h d)") * covered.to(query.dtype)
+
+
+def phrase_maps(query: Tensor, key: Tensor, heads: int, token_weights: Tensor) -> Tensor:
+    """How much each query's text attention looks at each phrase: the mean over heads and over the
+    phrase's tokens of the text attention's probabilities.
+
+    Args:
+        query: [B, N, C]. key: [B, K, C], projected text tokens. heads: that C holds.
+        token_weights: [K, S]; 1 / length at the tokens of a phrase, 0 elsewhere.
+    Returns:
+        float32 [B, S, N]
+    """
+    q, k = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (query, key))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    probabilities = scores.softmax(-1, dtype=torch.float32).mean(1)  # [B, N, K]
+    return (probabilities @ token_weights).transpose(1, 2)

@@ -1,0 +1,34 @@
+"""Auto layout (the authors' later addition): coverage from where the text attention itself looks
+at each subject's phrase."""
+
+from torch import Tensor
+
+
+class AutoLayout:
+    """Running mean of the maps of one layer and one run, and the coverage that follows from it.
+
+    Args:
+        threshold: a cell is covered where its min-max normalised mean map exceeds this.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.steps = 0
+        self._sum: Tensor | None = None
+
+    def add(self, maps: Tensor) -> None:
+        """Count one step's maps [B, S, N] in."""
+        self._sum = maps if self._sum is None else self._sum + maps
+        self.steps += 1
+
+    def coverage(self) -> Tensor:
+        """bool [B, S, N], from the mean over all steps so far.
+
+        Raises:
+            ValueError: no maps were added.
+        """
+        if self._sum is None:
+            raise ValueError("auto layout has no maps yet")
+        mean = self._sum / self.steps
+        low, high = mean.amin(-1, keepdim=True), mean.amax(-1, keepdim=True)
+        return (mean - low) / (high - low + 1e-5) > self.threshold

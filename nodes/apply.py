@@ -1,0 +1,127 @@
+"""MSDApply: masked multi-subject attention on a MODEL."""
+
+import logging
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+
+from ..msd_core import MSAdapter
+from ..msd_core.sdxl import check_fit, cross_attentions
+from .attention_patch import SubjectAttentionPatch
+from .subjects import MSDAdapterType, MSDSubjects, Subjects
+
+_WRAPPER_KEY = "ms_diffusion"
+
+
+class MSDApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MSDApply",
+            display_name="MSD Apply",
+            category="MS-Diffusion",
+            description="Draw each subject in its place, with any SDXL model.",
+            search_aliases=["ms diffusion", "multi subject", "regional ipadapter"],
+            inputs=[
+                io.Model.Input("model", tooltip="SDXL model; LoRAs and other patches stay."),
+                MSDAdapterType.Input("adapter", tooltip="Adapter from Load MS-Diffusion Adapter."),
+                MSDSubjects.Input(
+                    "subjects", tooltip="Subjects from MSD Ground References or MSD Auto Layout."
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=0.6,
+                    min=-1.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="Strength of all subjects, multiplied by each subject's own weight. "
+                    "Raising it makes them more like their references and the prompt weaker; 0.4 "
+                    "suits a subject that is the whole background.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling the subjects begin to act. Raising it leaves "
+                    "the composition to the prompt.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling the subjects stop acting. Lowering it leaves "
+                    "the details to the prompt.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Model that draws the subjects.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        adapter: Any,
+        subjects: Subjects,
+        weight: float = 0.6,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+    ) -> io.NodeOutput:
+        patched = model.clone()
+        weights = [weight * subject.weight for subject in subjects.subjects]
+        if not any(weights):
+            return io.NodeOutput(patched)
+        photo_tokens = []  # [T, C] of each photo of each subject
+        owners, token_weights = [], []
+        for index, (subject, subject_weight) in enumerate(
+            zip(subjects.subjects, weights, strict=True)
+        ):
+            if subject.image_tokens is None:
+                raise ValueError(
+                    f"subjects: subject {index + 1} has no image tokens. Put MSD Ground "
+                    "References before this node."
+                )
+            if not any(subject.box) and subjects.auto_layout is None:
+                logging.warning("MSD Apply: subject %d has no box and won't appear.", index + 1)
+            photo_tokens += subject.image_tokens
+            owners += [index] * len(subject.image_tokens)
+            token_weights += [subject_weight] * subject.image_tokens.shape[:2].numel()
+
+        ms_adapter: MSAdapter = adapter.model
+        unet = model.get_model_object("diffusion_model")
+        attentions = cross_attentions({k: v.shape for k, v in unet.state_dict().items()})
+        sizes = [(p.to_k_ip.out_features, p.to_k_ip.in_features) for p in ms_adapter.projections]
+        try:
+            check_fit(attentions, sizes)
+        except ValueError as error:
+            raise ValueError(f"adapter: it doesn't fit this model: {error}.") from error
+
+        comfy.model_management.load_model_gpu(adapter)
+        tokens = torch.cat(photo_tokens).to(adapter.load_device, torch.float32)
+        # Weighting the probabilities after the softmax is weighting the values, once.
+        value_weights = torch.tensor(token_weights)[:, None].to(tokens)
+        keys_values = [
+            (key.cpu(), (value * value_weights).cpu())
+            for key, value in ms_adapter.keys_and_values(tokens)
+        ]
+        sampling = model.get_model_object("model_sampling")
+        patch = SubjectAttentionPatch(
+            dict(zip((a.block for a in attentions), keys_values, strict=True)),
+            subjects,
+            owners,
+            sigma_start=float(sampling.percent_to_sigma(start_percent)),
+            sigma_end=float(sampling.percent_to_sigma(end_percent)),
+        )
+        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, _WRAPPER_KEY, patch.start_run)
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, _WRAPPER_KEY, patch.forward)
+        return io.NodeOutput(patched)

@@ -1,0 +1,114 @@
+"""MSDAutoLayout: from a step on, subjects go where the text attention looks at their phrase."""
+
+import logging
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import comfy.sd1_clip
+from comfy_api.latest import io, ui
+
+from ..msd_core.phrases import phrase_span
+from .subjects import AutoLayoutSettings, MSDSubjects, Subjects
+
+_EMBEDDING = re.compile(r"(?<!\S)embedding:[^\s,]+")
+
+
+class MSDAutoLayout(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MSDAutoLayout",
+            display_name="MSD Auto Layout",
+            category="MS-Diffusion",
+            description="After some steps, let each subject follow its phrase in the prompt "
+            "instead of its box.",
+            search_aliases=["ms diffusion", "auto layout", "pseudo mask"],
+            has_intermediate_output=True,
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder that encodes the prompt."),
+                MSDSubjects.Input("subjects", tooltip="Subjects from MSD Ground References."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    tooltip="The positive prompt, as it is encoded. Each subject's phrase must "
+                    "stand in it; a phrase given twice is looked for twice.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How strongly a place must look at the phrase. Raising it makes the "
+                    "subjects' places smaller.",
+                ),
+                io.Int.Input(
+                    "start_step",
+                    default=5,
+                    min=1,
+                    max=1000,
+                    tooltip="First step without the boxes, counted from 1. Raising it lets the "
+                    "boxes shape the picture for longer.",
+                ),
+            ],
+            outputs=[
+                MSDSubjects.Output(
+                    display_name="subjects", tooltip="Subjects that follow their phrases."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        subjects: Subjects,
+        prompt: str,
+        threshold: float = 0.5,
+        start_step: int = 5,
+    ) -> io.NodeOutput:
+        seen: Counter[str] = Counter()
+        placed, report = [], []
+        for number, subject in enumerate(subjects.subjects, 1):
+            places = prompt_places(clip, subject.phrase, prompt, seen[subject.phrase])
+            seen[subject.phrase] += 1
+            if places:
+                report.append(f"Subject {number}: follows {subject.phrase!r}.")
+            else:
+                report.append(
+                    f"Subject {number}: {subject.phrase!r} is not in the prompt; keeps its box."
+                )
+                logging.warning("MSD Auto Layout: %s", report[-1])
+            placed.append(replace(subject, prompt_tokens=places))
+        settings = AutoLayoutSettings(threshold, start_step)
+        return io.NodeOutput(
+            Subjects(tuple(placed), settings), ui=ui.PreviewText("\n".join(report))
+        )
+
+
+def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple[int, ...]:
+    """Places of a phrase's tokens in the encoded prompt, over all its chunks; () if not found.
+
+    The prompt's weights "(dog:1.2)" and embeddings don't count as words of it. `occurrence` as in
+    `phrase_span`.
+    """
+    escaped = comfy.sd1_clip.escape_important(prompt)
+    segments = comfy.sd1_clip.token_weights(escaped, 1.0)
+    plain = comfy.sd1_clip.unescape_important("".join(text for text, _ in segments))
+    plain = _EMBEDDING.sub("", plain)
+    tokenizer = clip.tokenizer.clip_l.tokenizer
+    start, end = phrase_span(tokenizer, phrase, plain, occurrence)
+    if end == 0:
+        return ()
+    places, tokens, offset = [], [], 0
+    for chunk in clip.tokenize(prompt, return_word_ids=True)["l"]:
+        for place, (token, _, word) in enumerate(chunk, offset):
+            if word and isinstance(token, int):  # 0: begin, end and padding; embeddings: tensors
+                places.append(place)
+                tokens.append(token)
+        offset += len(chunk)
+    if tokens != tokenizer(plain, add_special_tokens=False)["input_ids"]:
+        return ()  # weights inside a word: the encoder saw other tokens than its text has
+    return tuple(places[start - 1 : end - 1])

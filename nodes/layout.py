@@ -1,0 +1,251 @@
+"""MSDLayout: references, phrases and places of all subjects become one wire."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..msd_core.layout import mask_box
+from .boxes import NO_BOX, parse_boxes, parse_layout, pixel_box
+from .layout_preview import draw_layout
+from .subjects import MSDSubjects, Subject, Subjects
+
+MOST_SUBJECTS = 16
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+
+
+@io.comfytype(io_type="MSD_LAYOUT")
+class LayoutValue(io.ComfyTypeIO):
+    """Value of the layout widget; nodes/boxes.py tells its form."""
+
+    Type = dict
+
+    class Input(io.WidgetInput):
+        def __init__(self, id: str, tooltip: str) -> None:
+            # Without a socket: promoted out of a subgraph the editor would lose its value.
+            super().__init__(
+                id,
+                optional=True,
+                tooltip=tooltip,
+                default={"version": 1, "subjects": []},
+                socketless=True,
+            )
+
+
+def _numbered(name: str, input: io.Input, min: int = 0) -> io.Autogrow.TemplateNames:
+    names = [f"{name}_{number}" for number in range(1, MOST_SUBJECTS + 1)]
+    return io.Autogrow.TemplateNames(input, names=names, min=min)
+
+
+class MSDLayout(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MSDLayout",
+            display_name="MSD Layout",
+            category="MS-Diffusion",
+            description="Say which subjects the picture shows, and where each goes.",
+            search_aliases=["ms diffusion", "multi subject", "regional", "boxes", "layout"],
+            has_intermediate_output=True,
+            inputs=[
+                io.Autogrow.Input(
+                    "references",
+                    template=_numbered(
+                        "reference",
+                        io.Image.Input(
+                            "reference",
+                            tooltip="Photo of one subject; a batch is several photos of it.",
+                        ),
+                        min=1,
+                    ),
+                    tooltip="One picture per subject, in the order of the layout. A batch on one "
+                    "socket is several photos of the same subject.",
+                ),
+                io.Autogrow.Input(
+                    "reference_masks",
+                    optional=True,
+                    template=_numbered(
+                        "reference_mask",
+                        io.Mask.Input(
+                            "reference_mask",
+                            optional=True,
+                            tooltip="White where the subject is in its photo.",
+                        ),
+                    ),
+                    tooltip="White where the subject is in its photo. Takes the background out of "
+                    "the reference, which the method likes best.",
+                ),
+                io.Autogrow.Input(
+                    "regions",
+                    optional=True,
+                    template=_numbered(
+                        "region",
+                        io.Mask.Input(
+                            "region",
+                            optional=True,
+                            tooltip="White where the subject goes in the picture.",
+                        ),
+                    ),
+                    tooltip="White where the subject goes in the picture, instead of its box. Grey "
+                    "pulls it there more softly.",
+                ),
+                io.MultiType.Input(
+                    "boxes",
+                    [io.Array, io.BoundingBox, io.BoundingBoxes, io.String],
+                    optional=True,
+                    tooltip="Boxes from another node instead of those of the layout: elements, "
+                    "bounding boxes in pixels, or text x0,y0,x1,y1;... in 0..1.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=1024,
+                    min=16,
+                    max=16384,
+                    step=8,
+                    tooltip="Width of the picture in pixels. Raising it makes the layout wider.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1024,
+                    min=16,
+                    max=16384,
+                    step=8,
+                    tooltip="Height of the picture in pixels. Raising it makes the layout taller.",
+                ),
+                LayoutValue.Input(
+                    "layout",
+                    tooltip="Phrase, box and weight of each subject. A higher weight makes a "
+                    "subject more like its reference.",
+                ),
+            ],
+            outputs=[
+                MSDSubjects.Output(
+                    display_name="subjects", tooltip="The subjects, for MSD Encode References."
+                ),
+                io.Mask.Output(
+                    display_name="masks", tooltip="Where each subject goes, one mask a subject."
+                ),
+                io.BoundingBox.Output(
+                    display_name="boxes", tooltip="The box of each subject, in pixels."
+                ),
+                io.Image.Output(
+                    display_name="preview", tooltip="The layout, numbered and coloured."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        layout: Any = None,
+        references: Any = None,
+        reference_masks: Any = None,
+        regions: Any = None,
+    ) -> bool | str:
+        """Check the layout before the run. The host insists on handing over growing inputs too."""
+        try:
+            parse_layout(layout)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        references: io.Autogrow.Type,
+        width: int,
+        height: int,
+        reference_masks: io.Autogrow.Type | None = None,
+        regions: io.Autogrow.Type | None = None,
+        boxes: Any = None,
+        layout: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        places = parse_layout(layout)
+        linked = None if boxes is None else parse_boxes(boxes, width, height)
+        reference_masks, regions = reference_masks or {}, regions or {}
+        count = _subject_count(references, len(places), None if linked is None else len(linked))
+        subjects = []
+        for number in range(1, count + 1):
+            place = places[number - 1] if number <= len(places) else None
+            box, phrase = (place.box, place.phrase or "") if place else (NO_BOX, "")
+            if linked is not None:
+                box, phrase = linked[number - 1].box, phrase or linked[number - 1].phrase or ""
+            photos = _photos(references[f"reference_{number}"], number)
+            region = regions.get(f"region_{number}")
+            if region is not None:
+                region = _mask(region, f"region_{number}")[0]
+                box = mask_box(region)
+            elif place is None and linked is None:
+                raise ValueError(
+                    f"layout: subject {number} has a reference but no place. "
+                    f"Give it a box in the layout, or connect boxes or region_{number}."
+                )
+            mask = reference_masks.get(f"reference_mask_{number}")
+            subjects.append(
+                Subject(
+                    phrase=phrase.strip(),
+                    box=box,
+                    weight=place.weight if place else 1.0,
+                    photos=photos,
+                    photo_masks=None if mask is None else _photo_masks(mask, photos, number),
+                    region=region,
+                )
+            )
+        masks = torch.stack(
+            [s.coverage(height, width, WHOLE_PICTURE).view(height, width).float() for s in subjects]
+        )
+        preview = draw_layout(subjects, width, height)
+        pixel_boxes = [pixel_box(subject.box, width, height) for subject in subjects]
+        return io.NodeOutput(
+            Subjects(tuple(subjects)),
+            masks,
+            [pixel_boxes],
+            preview,
+            ui=ui.PreviewImage(preview, cls=cls),
+        )
+
+
+def _subject_count(references: dict[str, Tensor], places: int, linked: int | None) -> int:
+    """Subjects of the layout, once every reference has its place and every place its reference."""
+    count = len(references)
+    for number in range(1, count + 1):
+        if references.get(f"reference_{number}") is None:
+            raise ValueError(
+                f"reference_{number} is not connected, a later one is. Connect them without a gap."
+            )
+    if places > count:
+        raise ValueError(
+            f"layout: subject {places} has no picture. Connect reference_{count + 1}, or remove "
+            "the subject from the layout."
+        )
+    if linked is not None and linked != count:
+        raise ValueError(f"boxes: {linked} boxes came for {count} references.")
+    return count
+
+
+def _photos(image: Tensor, number: int) -> Tensor:
+    """An IMAGE as RGB [n, H, W, 3]; greyscale is repeated, alpha is left to the mask."""
+    image = image[..., :3].expand(*image.shape[:-1], 3) if image.shape[-1] < 3 else image[..., :3]
+    if not image.isfinite().all():
+        raise ValueError(f"reference_{number} holds pixels that are not numbers (NaN or infinity).")
+    return image.float().clamp(0, 1)
+
+
+def _mask(mask: Tensor, socket: str) -> Tensor:
+    """A MASK as [n, H, W] in 0..1."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float()
+    if not mask.isfinite().all():
+        raise ValueError(f"{socket} holds values that are not numbers (NaN or infinity).")
+    return mask.clamp(0, 1)
+
+
+def _photo_masks(mask: Tensor, photos: Tensor, number: int) -> Tensor:
+    """Masks of the photos' size, one a photo."""
+    socket = f"reference_mask_{number}"
+    mask = _mask(mask, socket)
+    if len(mask) not in (1, len(photos)):
+        raise ValueError(f"{socket}: {len(mask)} masks came for {len(photos)} photos.")
+    mask = mask.expand(len(photos), -1, -1)
+    return F.interpolate(mask[:, None], photos.shape[1:3], mode="bilinear")[:, 0]

@@ -1,0 +1,60 @@
+"""The picture of a layout: a numbered, coloured box a subject, its reference inside."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .subjects import Subject
+
+# Colours that people with colour blindness tell apart: Okabe and Ito,
+# https://jfly.uni-koeln.de/color/
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+LONG_EDGE = 768
+_BACKGROUND = "#202020"
+
+
+def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
+    """IMAGE [1, h, w, 3] of the layout, its longer edge 768 pixels."""
+    scale = LONG_EDGE / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.new("RGB", size, _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    font_size = LONG_EDGE // 36
+    font = ImageFont.load_default(font_size)
+    for number, subject in enumerate(subjects, 1):
+        colour = COLOURS[(number - 1) % len(COLOURS)]
+        x0, y0, x1, y1 = (
+            round(share * edge) for share, edge in zip(subject.box, size * 2, strict=True)
+        )
+        if subject.region is not None:
+            _tint(picture, subject.region, colour)
+        if x1 > x0 and y1 > y0:
+            _paste_reference(picture, subject.photos[0], (x0, y0, x1, y1))
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=4)
+        label = f" {number}  {subject.phrase or '(no phrase)'} "
+        if not (x1 > x0 and y1 > y0):
+            label += "(no box) "
+            x0, y0 = 0, (number - 1) * font_size * 1.5
+        right = x0 + 4 + draw.textlength(label, font=font)
+        draw.rectangle((x0, y0, right, y0 + font_size * 1.5), fill=colour)
+        draw.text((x0 + 2, y0 + font_size * 0.15), label, fill="black", font=font)
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+
+
+def _paste_reference(picture: Image.Image, photo: Tensor, box: tuple[int, int, int, int]) -> None:
+    """The photo, its aspect kept, in the middle of the box and half transparent."""
+    x0, y0, x1, y1 = box
+    thumbnail = Image.fromarray((photo * 255).round().byte().cpu().numpy())
+    scale = min((x1 - x0) / thumbnail.width, (y1 - y0) / thumbnail.height)
+    size = max(1, int(thumbnail.width * scale)), max(1, int(thumbnail.height * scale))
+    thumbnail = thumbnail.resize(size)
+    place = (x0 + x1 - size[0]) // 2, (y0 + y1 - size[1]) // 2
+    picture.paste(thumbnail, place, Image.new("L", size, 170))
+
+
+def _tint(picture: Image.Image, region: Tensor, colour: str) -> None:
+    mask = Image.fromarray((region * 120).round().byte().cpu().numpy()).resize(picture.size)
+    picture.paste(Image.new("RGB", picture.size, colour), (0, 0), mask)

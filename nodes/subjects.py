@@ -1,0 +1,67 @@
+"""What the one wire through the graph carries: the subjects, and what is known of each so far."""
+
+from dataclasses import dataclass
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..msd_core.layout import box_coverage, mask_coverage
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject. Later nodes fill in what earlier ones don't know."""
+
+    phrase: str
+    box: Box  # x0, y0, x1, y1 as shares of the picture; all zeros means no box
+    weight: float
+    photos: Tensor  # [n, H, W, 3] in 0..1, n photos of it
+    photo_masks: Tensor | None = None  # [n, H, W], where in its photos the subject is
+    region: Tensor | None = None  # [H, W], where in the picture it goes, instead of the box
+    features: Tensor | None = None  # [n, P, E], set by MSDEncodeReferences
+    image_tokens: Tensor | None = None  # [n, T, C], set by MSDGroundReferences
+    prompt_tokens: tuple[int, ...] = ()  # places of its phrase in the prompt, by MSDAutoLayout
+
+    def coverage(self, height: int, width: int, crop: Box) -> Tensor:
+        """Coverage of the cells of one attention level.
+
+        Args:
+            height, width: cells of the level.
+            crop: the part of the picture that the level shows, as shares of the picture.
+        Returns:
+            [height * width], bool for a box, float for a region.
+        """
+        left, top, right, bottom = crop
+        if self.region is None:
+            box = torch.tensor(self.box)
+            if crop != (0.0, 0.0, 1.0, 1.0) and any(self.box):
+                size = torch.tensor([right - left, bottom - top]).repeat(2)
+                box = (box - torch.tensor([left, top]).repeat(2)) / size
+            return box_coverage(box[None], height, width)[0]
+        rows, columns = self.region.shape
+        part = self.region[
+            round(top * rows) : max(round(bottom * rows), round(top * rows) + 1),
+            round(left * columns) : max(round(right * columns), round(left * columns) + 1),
+        ]
+        return mask_coverage(part[None], height, width)[0]
+
+
+@dataclass(frozen=True)
+class AutoLayoutSettings:
+    threshold: float
+    start_step: int  # counted from 1
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """All subjects of a picture."""
+
+    subjects: tuple[Subject, ...]
+    auto_layout: AutoLayoutSettings | None = None
+
+
+MSDSubjects = io.Custom("MSD_SUBJECTS")
+MSDAdapterType = io.Custom("MSD_ADAPTER")
