@@ -5,7 +5,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.latest import io
 
 from ..msd_core import MSAdapter
@@ -122,6 +122,11 @@ class MSDApply(io.ComfyNode):
             sigma_start=float(sampling.percent_to_sigma(start_percent)),
             sigma_end=float(sampling.percent_to_sigma(end_percent)),
         )
-        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, _WRAPPER_KEY, patch.start_run)
-        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, _WRAPPER_KEY, patch.forward)
+        # In the options rather than on the patcher: so they also hold for a pack that evaluates
+        # the model by itself, without the host's preparation of a sampling run.
+        for kind, wrapper in (
+            (WrappersMP.SAMPLER_SAMPLE, patch.start_run),
+            (WrappersMP.DIFFUSION_MODEL, patch.forward),
+        ):
+            add_wrapper_with_key(kind, _WRAPPER_KEY, wrapper, patched.model_options, True)
         return io.NodeOutput(patched)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden import Golden, recipe
 
+UNETS = Golden("d_unet")
 ROOT = Path(__file__).parents[2]
 HOST = Path(os.environ.get("COMFYUI_PATH", ROOT / ".host" / "ComfyUI")).resolve()
 
@@ -61,3 +63,44 @@ class Pack:
         """A module of the pack, for example "nodes.subjects"."""
         own = self._registry["MSDApply"].__module__.removesuffix(".nodes.apply")
         return sys.modules[f"{own}.{name}"]
+
+
+@pytest.fixture(scope="session")
+def unets() -> dict[str, Any]:
+    """The two tiny UNets of golden set d, as MODELs."""
+    from models import build_sdxl, fill_from_recipe
+
+    built = {}
+    for name, depth in (("tiny", (1, 2)), ("topo70", (2, 10))):
+        built[name] = build_sdxl(depth)
+        fill_from_recipe(built[name], UNETS.seed, UNETS.manifest["unet_param_prefix"][name])
+    return built
+
+
+@pytest.fixture(scope="session")
+def adapters(pack: Any, unets: dict[str, Any], tmp_path_factory: Any) -> dict[str, Any]:
+    """The adapter of each UNet, from a file, through the loader node."""
+    import folder_paths
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("ms_diffusion")
+    folder_paths.add_model_folder_path("ms_diffusion", str(folder))
+    cross_attentions = pack.module("msd_core.sdxl").cross_attentions
+    loaded = {}
+    for name, unet in unets.items():
+        prefix = UNETS.manifest["ms_param_prefix"][name]
+        keys = {k: row["shape"] for k, row in UNETS.manifest["ms_params_tiny"].items()
+                if k.startswith("image_proj.")}  # fmt: skip
+        shapes = {k: v.shape for k, v in unet.model.diffusion_model.state_dict().items()}
+        for attention in cross_attentions(shapes):
+            for kind in ("to_k_ip", "to_v_ip"):
+                keys[f"ms_adapter.{attention.key_index}.{kind}.weight"] = [attention.width, 64]
+        keys["dummy_image_tokens"] = [1, 4, 64]
+        sd = {
+            k: torch.from_numpy(recipe.param(UNETS.seed, prefix + k, shape))
+            for k, shape in keys.items()
+        }
+        save_file(sd, folder / f"{name}.safetensors")
+        loaded[name] = pack.MSDLoadAdapter.execute(f"{name}.safetensors")[0]
+    return loaded

@@ -3,7 +3,10 @@
 from typing import Any
 
 import comfy.model_patcher
+import comfy.sd
+import comfy.sdxl_clip
 import comfy.supported_models
+import comfy.supported_models_base
 import comfy.utils
 import torch
 from golden import recipe
@@ -51,6 +54,22 @@ def build_sdxl(
     cpu = torch.device("cpu")
     model = config.get_model({}, "", device=cpu)
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def build_clip(config: dict[str, Any]) -> Any:
+    """The host's SDXL CLIP, in float32; config: its CLIP-L's. Weights are not set."""
+    small = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 64}
+    target = comfy.supported_models_base.ClipTarget(
+        comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
+    )
+    return comfy.sd.CLIP(
+        target,
+        model_options={
+            "dtype": torch.float32,
+            "clip_l_model_config": config,
+            "clip_g_model_config": {**small, "num_hidden_layers": 3},
+        },
+    )
 
 
 def fill_from_recipe(patcher: Any, seed: int, prefix: str) -> None:

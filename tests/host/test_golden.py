@@ -3,49 +3,18 @@
 from typing import Any
 
 import comfy.samplers
+import numpy as np
 import pytest
 import torch
 from golden import Golden, recipe
-from models import build_sdxl, fill_from_recipe
-from safetensors.torch import save_file
+from models import build_clip
 
-C, D = Golden("c_phrases"), Golden("d_unet")
-SEED = D.seed
-
-
-@pytest.fixture(scope="module")
-def unets() -> dict[str, Any]:
-    built = {}
-    for name, depth in (("tiny", (1, 2)), ("topo70", (2, 10))):
-        built[name] = build_sdxl(depth)
-        fill_from_recipe(built[name], SEED, D.manifest["unet_param_prefix"][name])
-    return built
-
-
-@pytest.fixture(scope="module")
-def adapters(pack: Any, unets: dict[str, Any], tmp_path_factory: Any) -> dict[str, Any]:
-    """The adapter of each UNet, from a file, through the loader node."""
-    import folder_paths
-
-    folder = tmp_path_factory.mktemp("ms_diffusion")
-    folder_paths.add_model_folder_path("ms_diffusion", str(folder))
-    cross_attentions = pack.module("msd_core.sdxl").cross_attentions
-    loaded = {}
-    for name, unet in unets.items():
-        prefix = D.manifest["ms_param_prefix"][name]
-        keys = {k: row["shape"] for k, row in D.manifest["ms_params_tiny"].items()
-                if k.startswith("image_proj.")}  # fmt: skip
-        shapes = {k: v.shape for k, v in unet.model.diffusion_model.state_dict().items()}
-        for attention in cross_attentions(shapes):
-            for kind in ("to_k_ip", "to_v_ip"):
-                keys[f"ms_adapter.{attention.key_index}.{kind}.weight"] = [attention.width, 64]
-        keys["dummy_image_tokens"] = [1, 4, 64]
-        sd = {
-            k: torch.from_numpy(recipe.param(SEED, prefix + k, shape)) for k, shape in keys.items()
-        }
-        save_file(sd, folder / f"{name}.safetensors")
-        loaded[name] = pack.MSDLoadAdapter.execute(f"{name}.safetensors")[0]
-    return loaded
+C, D, F = Golden("c_phrases"), Golden("d_unet"), Golden("f_encoders")
+PREFIX = {
+    "text_model": "clip_l.",
+    "vision_model": "clip_vision.",
+    "visual_projection": "clip_vision.",
+}
 
 
 class Case:
@@ -185,3 +154,84 @@ def test_generate(case: Case) -> None:
     final = case.plain.model.process_latent_in(final)
     expected = D.outputs(f"{case.name}/")
     torch.testing.assert_close(final, expected["final_latents"], atol=1e-3, rtol=0)
+
+
+def test_phrases() -> None:
+    """Set c, with the host's own tokenizer: true positions where the research code miscounts."""
+    from comfy.sd1_clip import SDTokenizer
+
+    from msd_core.phrases import phrase_span
+
+    tokenizer = SDTokenizer().tokenizer
+    for row in C.manifest["rows"]:
+        seen: dict[str, int] = {}
+        spans = []
+        for phrase in row["phrases"]:
+            occurrence = seen.get(phrase, 0)
+            spans.append(list(phrase_span(tokenizer, phrase, row["prompt"], occurrence)))
+            seen[phrase] = occurrence + 1
+        assert spans == row["position_if_counter_advanced_over_skips"], row["prompt"]
+
+
+def stored_photo(name: str) -> torch.Tensor:
+    """A picture of set f, as the host's LoadImage would give it: [h, w, 3] in 0..1."""
+    facts = F.manifest["images"][name]
+    height, width, block = facts["height"], facts["width"], facts["block"]
+    low_shape = (-(-height // block), -(-width // block), 3)
+    low = recipe.array(F.seed, f"input/img/{name}/low", low_shape, 128, 50)
+    noise = recipe.array(F.seed, f"input/img/{name}/noise", (height, width, 3), 0, 12)
+    blocks = np.kron(low, np.ones((block, block, 1), np.float32))[:height, :width]
+    pixels = np.floor(blocks + noise + 0.5).clip(0, 255)
+    assert pixels.sum(dtype=np.int64) == facts["input_sum"]
+    return torch.from_numpy(pixels.astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("name", F.manifest["images"])
+def test_preprocessing(pack: Any, name: str) -> None:
+    prepare = pack.module("nodes.encode_references").prepare_photo
+    photo = prepare(stored_photo(name), None, "stretch", "black", 224)
+    stored = F.outputs("pre/")[name]
+    assert torch.equal((photo * 255).round().byte().movedim(-1, 0), stored.byte())
+    cropped = prepare(stored_photo("wide"), None, "crop", "black", 224)
+    assert not torch.equal((cropped * 255).round().byte().movedim(-1, 0), F.outputs("pre/")["wide"])
+
+
+@torch.inference_mode()
+def test_image_features(pack: Any) -> None:
+    """Through MSDEncodeReferences and the host's own vision encoder."""
+    import comfy.clip_vision
+
+    vision = comfy.clip_vision.ClipVisionModel(
+        {**F.manifest["vision_config"], "model_type": "clip_vision_model", "num_channels": 3}
+    )
+    vision.model.float()
+    fill(vision.model, F.manifest["vision_params"])
+    kinds = pack.module("nodes.subjects")
+    subject = kinds.Subject("", (0.0, 0.0, 1.0, 1.0), 1.0, stored_photo("wide")[None])
+    encoded = pack.MSDEncodeReferences.execute(vision, kinds.Subjects((subject,)))[0]
+    expected = F.outputs("vision/")["penultimate"]
+    features = encoded.subjects[0].features
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+    last = vision.encode_image(torch.zeros(1, 224, 224, 3))["last_hidden_state"]
+    assert (last - expected).abs().max() > 0.1, "the last layer must not pass for the one before"
+
+
+@torch.inference_mode()
+def test_phrase_embeddings(pack: Any) -> None:
+    """Through the node's function and the host's own CLIP."""
+    clip = build_clip(F.manifest["text_config"])
+    fill(clip.cond_stage_model.clip_l.transformer, F.manifest["text_params"])
+    embeds = pack.module("nodes.ground_references").phrase_embeds(clip, F.manifest["phrases"])
+    torch.testing.assert_close(embeds, F.outputs("text/")["pooler_output"], atol=1e-5, rtol=0)
+    # The projected embedding, which the host gives by default, is another one.
+    tokens = clip.tokenize(F.manifest["phrases"][0])["l"]
+    projected = clip.cond_stage_model.clip_l.encode_token_weights(tokens)[1]
+    assert (projected[0] - embeds[0]).abs().max() > 0.1
+
+
+def fill(module: torch.nn.Module, parameters: dict[str, Any]) -> None:
+    """Set f's weights: recipe values rounded to float16."""
+    own = module.state_dict()
+    for key, (shape, gain) in parameters.items():
+        values = recipe.param(F.seed, f"{PREFIX[key.split('.')[0]]}{key}", shape, gain)
+        own[key].copy_(torch.from_numpy(values).half().float())

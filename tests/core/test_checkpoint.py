@@ -1,0 +1,257 @@
+"""Adapter files: sound ones of every form, and each fault with its sentence."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from msd_core import GroundingResampler, MSAdapter, checkpoint
+from msd_core.adapter import Projection
+from msd_core.checkpoint import convert, load_adapter, save_adapter
+
+WIDTHS = (32, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    torch.manual_seed(0)
+    resampler = GroundingResampler(
+        dim=32, depth=2, dim_head=16, heads=4, num_queries=8, embedding_dim=24, output_dim=40,
+        ff_mult=2, phrase_embeddings_dim=20,
+    )  # fmt: skip
+    pairs = {
+        str(2 * n + 1): Projection(40, width, torch.nn, None) for n, width in enumerate(WIDTHS)
+    }
+    return MSAdapter(resampler, pairs, torch.randn(1, 4, 40), head_width=16).requires_grad_(False)
+
+
+def nested(flat):
+    """The released form: three parts."""
+    parts = {"image_proj": {}, "ms_adapter": {}}
+    for key, value in flat.items():
+        part, _, rest = key.partition(".")
+        if rest:
+            parts[part][rest] = value
+        else:
+            parts[part] = torch.nn.Parameter(value, requires_grad=False)
+    return parts
+
+
+@pytest.fixture
+def flat(adapter):
+    return {key: value.clone() for key, value in adapter.state_dict().items()}
+
+
+@pytest.fixture
+def released(flat, tmp_path):
+    torch.save(nested(flat), tmp_path / "ms_adapter.bin")
+    return tmp_path / "ms_adapter.bin"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_reads_both_forms_in_every_type(flat, tmp_path, dtype, suffix):
+    path = tmp_path / f"adapter{suffix}"
+    typed = {key: value.to(dtype) for key, value in flat.items()}
+    torch.save(nested(typed), path) if suffix == ".bin" else save_file(typed, path)
+    loaded = load_adapter(path)
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+    assert all(torch.equal(value, typed[key]) for key, value in loaded.state_dict().items())
+
+
+def test_sizes_come_from_the_shapes(released):
+    loaded = load_adapter(released)
+    assert loaded.image_token_count == 8
+    assert (loaded.feature_width, loaded.phrase_width) == (24, 20)
+    assert [p.to_k_ip.out_features for p in loaded.projections] == list(WIDTHS)
+    assert loaded.dummy_tokens.shape == (1, 4, 40)
+    assert len(loaded.resampler.layers) == 2
+
+
+def test_saved_file_gives_the_same_tokens(adapter, released, tmp_path):
+    save_adapter(adapter, tmp_path / "a.safetensors")
+    loaded = load_adapter(tmp_path / "a.safetensors")
+    assert loaded.head_width == 16
+    inputs = (torch.randn(2, 5, 24), torch.randn(2, 20), torch.rand(2, 4), torch.tensor([0, 1]) > 0)
+    assert torch.equal(loaded.resampler(*inputs), adapter.resampler(*inputs))
+    tokens = torch.randn(1, 16, 40)
+    for ours, theirs in zip(
+        loaded.keys_and_values(tokens), adapter.keys_and_values(tokens), strict=True
+    ):
+        assert all(map(torch.equal, ours, theirs))
+
+
+FAULTS = {
+    "missing key": (
+        lambda sd: sd.pop("image_proj.layers.1.0.to_kv.weight"),
+        "'image_proj.layers.1.0.to_kv.weight' is missing",
+    ),
+    "missing layer": (
+        lambda sd: sd.pop("ms_adapter.3.to_k_ip.weight"),
+        "'ms_adapter.3.to_k_ip.weight' is missing",
+    ),
+    "missing value": (
+        lambda sd: sd.pop("ms_adapter.5.to_v_ip.weight"),
+        "'ms_adapter.5.to_v_ip.weight' is missing",
+    ),
+    "missing dummy": (lambda sd: sd.pop("dummy_image_tokens"), "'dummy_image_tokens' is missing"),
+    "extra key": (
+        lambda sd: sd.update({"ms_adapter.3.bias": torch.ones(3)}),
+        "'ms_adapter.3.bias' is none",
+    ),
+    "even number": (
+        lambda sd: sd.update({"ms_adapter.4.to_k_ip.weight": torch.ones(32, 40)}),
+        "'ms_adapter.4.to_k_ip.weight' is none",
+    ),
+    "wrong shape": (
+        lambda sd: sd.update({"image_proj.proj_in.bias": torch.ones(7)}),
+        r"'image_proj.proj_in.bias' has shape \(7,\), expected \(32,\)",
+    ),
+    "other width": (
+        lambda sd: sd.update({"ms_adapter.1.to_v_ip.weight": torch.ones(32, 41)}),
+        r"'ms_adapter.1.to_v_ip.weight' has shape \(32, 41\), expected \(32, 40\)",
+    ),
+    "NaN": (
+        lambda sd: sd["ms_adapter.3.to_k_ip.weight"].view(-1)[5:6].fill_(float("nan")),
+        "'ms_adapter.3.to_k_ip.weight' holds values that are not numbers",
+    ),
+    "infinity": (
+        lambda sd: sd["image_proj.grounding_latents"].view(-1)[5:6].fill_(float("-inf")),
+        "'image_proj.grounding_latents' holds values that are not numbers",
+    ),
+    "whole numbers": (
+        lambda sd: sd.update({"image_proj.proj_in.bias": torch.ones(32, dtype=torch.int64)}),
+        "'image_proj.proj_in.bias' is no weight but torch.int64",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_faults_inside_name_file_and_key(flat, tmp_path, fault, suffix):
+    change, message = FAULTS[fault]
+    change(flat)
+    path = tmp_path / f"adapter{suffix}"
+    torch.save(nested(flat), path) if suffix == ".bin" else save_file(flat, path)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_adapter(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    if suffix == ".bin":
+        with pytest.raises(ValueError, match=message):
+            convert(path, tmp_path / "out.safetensors")
+        assert not (tmp_path / "out.safetensors").exists()
+
+
+OTHERS = {
+    "an IP-Adapter": {"ip_adapter": {"1.to_k_ip.weight": torch.ones(2)}, "image_proj": {}},
+    "a whole checkpoint": {"model.diffusion_model.out.0.weight": torch.ones(2)},
+    "a Flux model": {"double_blocks.0.img_attn.qkv.weight": torch.ones(2)},
+    "a PhotoMaker": {"id_encoder": {"a": torch.ones(2)}},
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_are_named(tmp_path, family):
+    torch.save(OTHERS[family], tmp_path / "x.bin")
+    with pytest.raises(ValueError, match=f"not an MS-Diffusion adapter.*looks like {family}"):
+        load_adapter(tmp_path / "x.bin")
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_code_in_a_pickle_is_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    for name, content in (("a.bin", Attack(trace)), ("b.bin", {"ms_adapter": Attack(trace)})):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(ValueError, match="was not run"):
+            load_adapter(tmp_path / name)
+    (tmp_path / "c.bin").write_bytes(pickle.dumps(Attack(trace)))
+    with pytest.raises(ValueError):
+        load_adapter(tmp_path / "c.bin")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_files_that_are_no_files(adapter, released, tmp_path, suffix):
+    sound = released
+    if suffix == ".safetensors":
+        sound = tmp_path / "sound.safetensors"
+        save_adapter(adapter, sound)
+    content = sound.read_bytes()
+    faults = {"empty": b"", "short": content[: len(content) // 2], "text": b"no weights at all"}
+    if suffix == ".safetensors":
+        faults["lying header"] = (10**15).to_bytes(8, "little") + content[8:]
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header["dummy_image_tokens"]["data_offsets"][1] += 10**9
+        encoded = json.dumps(header).encode()
+        faults["lying sizes"] = len(encoded).to_bytes(8, "little") + encoded
+    for name, data in faults.items():
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=name) as caught:
+            load_adapter(path)
+        assert str(path) in str(caught.value), name
+    for path in (tmp_path / f"missing{suffix}", tmp_path):
+        with pytest.raises(FileNotFoundError, match=str(path)):
+            load_adapter(path)
+
+
+def test_converter(released, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "out.safetensors"
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["checkpoint", *map(str, arguments)])
+        checkpoint.main()
+
+    run(released, target)
+    sound = load_adapter(released).state_dict()
+    written = load_file(target)
+    assert sound.keys() == written.keys()
+    assert all(torch.equal(value, written[key]) for key, value in sound.items())
+    load_adapter(target)
+
+    before = target.read_bytes()
+    with pytest.raises(SystemExit):
+        run(released, target)
+    assert "exists; it is not overwritten" in capsys.readouterr().err
+    assert target.read_bytes() == before
+    with pytest.raises(SystemExit):
+        run(tmp_path / "nothing.bin", tmp_path / "other.safetensors")
+    assert "nothing.bin is not a file" in capsys.readouterr().err
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_converter_holds_one_tensor_at_a_time(flat, tmp_path):
+    wide = {key: value for key, value in flat.items() if not key.startswith("ms_adapter")}
+    for number in range(1, 9, 2):  # 4 pairs, 10 MB each half: 84 MB
+        for name in ("to_k_ip", "to_v_ip"):
+            wide[f"ms_adapter.{number}.{name}.weight"] = torch.zeros(65536, 40)
+    torch.save(nested(wide), tmp_path / "wide.bin")
+    del wide
+    # As its command line runs it, in a process of its own that measures itself.
+    measured = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import resource; from msd_core.checkpoint import main\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "before = peak(); main(); print(peak() - before)",
+            str(tmp_path / "wide.bin"),
+            str(tmp_path / "wide.safetensors"),
+        ],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True,
+    )  # fmt: skip
+    assert (tmp_path / "wide.safetensors").stat().st_size > 83e6
+    assert int(measured.stdout.split()[-1]) < 30_000, "kilobytes over the start"

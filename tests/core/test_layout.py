@@ -1,0 +1,100 @@
+"""Coverage against plain loops, and its rules one by one."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd_core.layout import box_coverage, mask_box, mask_coverage
+
+sides = st.integers(1, 24)
+coordinates = st.floats(-0.5, 1.5, width=32) | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+boxes = st.lists(st.tuples(*[coordinates] * 4), min_size=1, max_size=4)
+
+
+def slow_box_coverage(box, height, width):
+    """The rule of METHOD section 4 in float32, cell by cell."""
+    x0, y0, x1, y1 = (torch.tensor(value, dtype=torch.float32) for value in box)
+    cells = torch.zeros(height, width, dtype=torch.bool)
+    for row in range(height):
+        for column in range(width):
+            cells[row, column] = math.floor(x0 * width) <= column < math.ceil(
+                x1 * width
+            ) and math.floor(y0 * height) <= row < math.ceil(y1 * height)
+    return cells.flatten()
+
+
+@given(boxes, sides, sides)
+def test_boxes_equal_plain_loops(boxes, height, width):
+    slow = torch.stack([slow_box_coverage(box, height, width) for box in boxes])
+    assert torch.equal(box_coverage(torch.tensor(boxes), height, width), slow)
+
+
+def cells(box, height=4, width=4):
+    return box_coverage(torch.tensor([box]), height, width)[0].view(height, width)
+
+
+@pytest.mark.parametrize(
+    "box, rows, columns",
+    [
+        ((0, 0, 1, 1), range(4), range(4)),
+        ((0.25, 0.5, 0.75, 1.0), (2, 3), (1, 2)),
+        ((0.3, 0.3, 0.3, 0.3), (1,), (1,)),  # zero area off the edge: one cell
+        ((0.5, 0.5, 0.5, 0.5), (), ()),  # on the edge: none
+        ((-1.0, 0.0, 0.1, 0.1), (0,), (0,)),  # what lies outside is cut off
+        ((0.75, 0.0, 0.25, 1.0), (), ()),  # inverted
+        ((0, 0, 0, 0), (), ()),
+        ((float("nan"), 0, 1, 1), (), ()),
+    ],
+)
+def test_box_rules(box, rows, columns):
+    expected = torch.zeros(4, 4, dtype=torch.bool)
+    for row in rows:
+        for column in columns:
+            expected[row, column] = True
+    assert torch.equal(cells(box), expected)
+
+
+def test_touching_boxes_share_the_cell_their_edge_is_in():
+    left, right = cells((0, 0, 0.53, 1)), cells((0.53, 0, 1, 1))
+    assert (left & right).any(0).tolist() == [False, False, True, False]
+    assert not (cells((0, 0, 0.5, 1)) & cells((0.5, 0, 1, 1))).any()
+
+
+def test_width_and_height_are_not_swapped():
+    wide = cells((0, 0, 0.5, 1), height=2, width=8)
+    assert wide.sum(0).tolist() == [2, 2, 2, 2, 0, 0, 0, 0]
+
+
+def test_leading_dimensions_are_kept():
+    assert box_coverage(torch.rand(2, 3, 5, 4), 6, 7).shape == (2, 3, 5, 42)
+
+
+@given(st.integers(1, 3), sides, sides, st.integers(1, 4))
+def test_masks_equal_the_mean_over_each_cell(subjects, height, width, factor):
+    masks = torch.rand(subjects, height * factor, width * factor)
+    slow = torch.empty(subjects, height, width)
+    for row in range(height):
+        for column in range(width):
+            part = masks[
+                :, row * factor : (row + 1) * factor, column * factor : (column + 1) * factor
+            ]
+            slow[:, row, column] = part.mean((1, 2))
+    torch.testing.assert_close(mask_coverage(masks, height, width), slow.flatten(1))
+
+
+def test_grey_masks_stay_soft_and_binary_ones_equal_boxes():
+    assert torch.equal(mask_coverage(torch.full((1, 9, 5), 0.5), 4, 4), torch.full((1, 16), 0.5))
+    mask = torch.zeros(1, 32, 32)
+    mask[0, 8:16, 16:32] = 1
+    box = box_coverage(torch.tensor([[0.5, 0.25, 1.0, 0.5]]), 8, 8)
+    assert torch.equal(mask_coverage(mask, 8, 8), box.float())
+
+
+def test_box_of_a_mask():
+    mask = torch.zeros(10, 20)
+    assert mask_box(mask) == (0, 0, 0, 0)
+    mask[2:5, 4:10] = 0.3
+    assert mask_box(mask) == (0.2, 0.2, 0.5, 0.5)

@@ -1,0 +1,517 @@
+"""MSDApply in the host's own sampling: which rows change, invariants, state, company."""
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import add_wrapper_with_key
+from golden import Golden
+
+D = Golden("d_unet")
+LEFT, RIGHT = (0.0, 0.25, 0.4, 0.75), (0.6, 0.25, 1.0, 0.75)
+EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
+SIGMAS = torch.tensor([8.0, 3.0, 1.0, 0.0])
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def plain(unets: dict[str, Any]) -> Any:
+    return unets["tiny"]
+
+
+@pytest.fixture
+def adapter(adapters: dict[str, Any]) -> Any:
+    return adapters["tiny"]
+
+
+@pytest.fixture
+def subjects(pack: Any) -> Callable[..., Any]:
+    """Subjects with random image tokens: make(box, ...) or make((box, weight, region), ...)."""
+    kinds = pack.module("nodes.subjects")
+
+    def make(*places: Any, auto: Any = None, prompt_tokens: Any = (), order: Any = None) -> Any:
+        made = []
+        for n, place in enumerate(places):
+            box, weight, region = place if isinstance(place[0], tuple) else (place, 1.0, None)
+            made.append(
+                kinds.Subject(
+                    phrase=f"subject {n}",
+                    box=box,
+                    weight=weight,
+                    photos=torch.zeros(1, 8, 8, 3),
+                    region=region,
+                    image_tokens=noise(100 + n, 1, 16, 64),
+                    prompt_tokens=prompt_tokens[n] if prompt_tokens else (),
+                )
+            )
+        if order:
+            made = [made[n] for n in order]
+        settings = kinds.AutoLayoutSettings(*auto) if auto else None
+        return kinds.Subjects(tuple(made), settings)
+
+    return make
+
+
+@pytest.fixture
+def apply(pack: Any, adapter: Any) -> Callable[..., Any]:
+    def patched(model: Any, subjects: Any, weight: float = 0.6, **options: Any) -> Any:
+        return pack.MSDApply.execute(model, adapter, subjects, weight, **options)[0]
+
+    return patched
+
+
+def assert_same(first: torch.Tensor, second: torch.Tensor, share: float = 2e-4) -> None:
+    """Equal but for rounding, which guidance and the latent's scale enlarge."""
+    assert (first - second).abs().max() <= share * first.abs().max()
+
+
+def cond(seed: int, tokens: int = 77, **more: Any) -> list[Any]:
+    """One conditioning; its text is known again by its first channel."""
+    text = noise(seed, 1, tokens, 64)
+    text[..., 0] = seed / 64
+    return [[text, {"pooled_output": noise(seed + 1, 1, 1280), **more}]]
+
+
+POSITIVE, NEGATIVE, MIDDLE = 10, 20, 30
+
+
+def guide(model: Any, positive: Any = None, negative: Any = None, cfg: float = 7.5) -> Any:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive or cond(POSITIVE), negative or cond(NEGATIVE))
+    guider.set_cfg(cfg)
+    return guider
+
+
+def sample(
+    guider: Any, height: int = 16, width: int = 16, batch: int = 1, seed: int = 1,
+    sampler: str = "euler", sigmas: torch.Tensor = SIGMAS,
+) -> torch.Tensor:  # fmt: skip
+    start = noise(seed, batch, 4, height, width)
+    return guider.sample(
+        start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas,
+        disable_pbar=True, seed=seed,
+    )  # fmt: skip
+
+
+def with_watch(model: Any, *positive_seeds: int) -> tuple[Any, list[tuple[list[bool], list[bool]]]]:
+    """A clone that, at each call of the UNet, notes which rows our patch changed and which rows'
+    text is a positive prompt's."""
+    watched, calls = model.clone(), []
+    firsts = [seed / 64 for seed in positive_seeds]
+
+    def watch(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out = executor(*args, **kwargs)
+        options = {**args[5], "patches_replace": {}}
+        bare = executor(*args[:5], options, **kwargs)
+        changed = (out != bare).flatten(1).any(1).tolist()
+        calls.append((changed, [row[0, 0].item() in firsts for row in args[2]]))
+        return out
+
+    add_wrapper_with_key("diffusion_model", "watch", watch, watched.model_options, True)
+    return watched, calls
+
+
+def assert_only_positive_rows_changed(calls: list[tuple[list[bool], list[bool]]]) -> None:
+    assert calls and any(any(positive) for _, positive in calls)
+    for changed, positive in calls:
+        assert changed == positive
+
+
+class TestRows:
+    @pytest.fixture
+    def watched(self, plain: Any, apply: Any, subjects: Any) -> Any:
+        return with_watch(apply(plain, subjects(LEFT, RIGHT)), POSITIVE, POSITIVE + 100)
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_guidance(self, watched: Any, batch: int) -> None:
+        model, calls = watched
+        sample(guide(model), batch=batch)
+        assert [len(positive) for _, positive in calls] == [2 * batch] * 3
+        assert_only_positive_rows_changed(calls)
+
+    def test_no_guidance(self, watched: Any) -> None:
+        model, calls = watched
+        sample(guide(model, cfg=1.0))
+        assert [positive for _, positive in calls] == [[True]] * 3
+        assert_only_positive_rows_changed(calls)
+
+    def test_several_positives(self, watched: Any) -> None:
+        model, calls = watched
+        sample(guide(model, cond(POSITIVE) + cond(POSITIVE + 100)), batch=2)
+        assert sum(calls[0][1]) == 4
+        assert_only_positive_rows_changed(calls)
+
+    @pytest.mark.parametrize("lengths", [(77, 154), (154, 77), (231, 154), (385, 77)])
+    def test_unequal_text_lengths(self, watched: Any, lengths: tuple[int, int]) -> None:
+        model, calls = watched
+        sample(guide(model, cond(POSITIVE, lengths[0]), cond(NEGATIVE, lengths[1])))
+        assert sum(sum(positive) for _, positive in calls) == 3
+        assert_only_positive_rows_changed(calls)
+
+    def test_one_row_at_a_time(self, watched: Any, monkeypatch: Any) -> None:
+        model, calls = watched
+        monkeypatch.setattr(model.model, "memory_required", lambda *a, **k: 1e30)
+        sample(guide(model))
+        assert [len(positive) for _, positive in calls] == [1] * 6
+        assert_only_positive_rows_changed(calls)
+
+    def test_two_models_calls_a_step(self, watched: Any) -> None:
+        model, calls = watched
+        sample(guide(model), sampler="heun")
+        assert len(calls) == 5
+        assert_only_positive_rows_changed(calls)
+
+    @pytest.mark.parametrize("style", ["regular", "nested"])
+    def test_dual_guidance(self, watched: Any, registry: Any, style: str) -> None:
+        model, calls = watched
+        node = registry["DualCFGGuider"]
+        guider = node.execute(
+            model, cond(POSITIVE), cond(MIDDLE), cond(NEGATIVE), 4.0, 3.0, style
+        )[0]  # fmt: skip
+        sample(guider)
+        assert_only_positive_rows_changed(calls)
+
+    def test_perp_neg(self, watched: Any, registry: Any) -> None:
+        model, calls = watched
+        node = registry["PerpNegGuider"]
+        sample(node.execute(model, cond(POSITIVE), cond(NEGATIVE), cond(MIDDLE), 5.0, 1.0)[0])
+        assert_only_positive_rows_changed(calls)
+
+    @pytest.mark.parametrize("node", ["SelfAttentionGuidance", "PerturbedAttentionGuidance"])
+    def test_guidance_by_extra_calls(self, watched: Any, registry: Any, node: str) -> None:
+        model, calls = watched
+        options = {"scale": 2.0}
+        if node == "SelfAttentionGuidance":
+            options = {"scale": 0.5, "blur_sigma": 2.0}
+        sample(guide(registry[node].execute(model, **options)[0]))
+        assert len(calls) == 6
+        assert_only_positive_rows_changed(calls)
+
+    def test_area(self, watched: Any) -> None:
+        """The host gives an area's negative twin the positive's uuid; it must not be mistaken."""
+        model, calls = watched
+        area = cond(POSITIVE + 100, area=(8, 8, 4, 8), strength=1.0)
+        sample(guide(model, cond(POSITIVE) + area))
+        assert {len(positive) for _, positive in calls} == {2}
+        assert sum(sum(positive) for _, positive in calls) == 6
+        assert_only_positive_rows_changed(calls)
+
+    def test_mask_and_timestep_range(self, watched: Any) -> None:
+        model, calls = watched
+        mask = torch.zeros(1, 16, 16)
+        mask[:, 4:12, 6:] = 1
+        masked = cond(POSITIVE + 100, mask=mask, set_area_to_bounds=True, mask_strength=1.0)
+        ranged = cond(POSITIVE, start_percent=0.0, end_percent=0.8)
+        sample(guide(model, ranged + masked))
+        assert_only_positive_rows_changed(calls)
+
+    def test_a_call_of_someone_else_inside_a_run_is_left_alone(self, plain: Any, apply: Any,
+                                                               subjects: Any) -> None:  # fmt: skip
+        """The dual model guider counts the negative as 0, on conditionings of its own."""
+        model, calls = with_watch(apply(plain, subjects(LEFT)), POSITIVE)
+        from comfy_extras.nodes_custom_sampler import Guider_DualModel
+
+        guider = Guider_DualModel(model, model.clone())
+        guider.set_conds(cond(POSITIVE), cond(NEGATIVE))
+        guider.set_cfg(5.0)
+        sample(guider)
+        assert len(calls) == 6
+        assert_only_positive_rows_changed(calls)
+
+
+def test_boxes_are_mapped_into_an_area(plain: Any, apply: Any, subjects: Any) -> None:
+    """A crop must see the subject where the picture has it: the crop's rows equal those of a run
+    over a picture of the crop's size with the box moved."""
+    outputs = []
+
+    def watch(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        outputs.append((args[0].shape, executor(*args, **kwargs)))
+        return outputs[-1][1]
+
+    area = (16, 8, 0, 8)  # the right half of 16 x 16
+    for box, positive, width in (
+        ((0.625, 0.25, 1.0, 0.5), cond(POSITIVE, area=area, strength=1.0), 16),
+        ((0.25, 0.25, 1.0, 0.5), cond(POSITIVE, width=128, height=128), 8),
+    ):
+        model = apply(plain, subjects(box))
+        model.add_wrapper_with_key("diffusion_model", "watch", watch)
+
+        def feed(denoise: Any, x: Any, sigmas: Any, extra_args: Any, **_: Any) -> torch.Tensor:
+            whole = noise(5, 1, 4, 16, 16)
+            denoise(whole[..., 16 - x.shape[-1] :], sigmas[:1], **extra_args)
+            return x
+
+        start = torch.zeros(1, 4, 16, width)
+        guider = guide(model, positive, cfg=1.0)
+        sampler = comfy.samplers.KSAMPLER(feed)
+        guider.sample(start, start, sampler, SIGMAS, disable_pbar=True)
+    (shape, in_crop), (same_shape, alone) = outputs
+    assert shape == same_shape == (1, 4, 16, 8)
+    torch.testing.assert_close(in_crop, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("left, top, width, height", [(8, 0, 8, 16), (4, 4, 8, 8), (0, 12, 12, 4)])
+def test_coverage_of_a_crop_is_the_crop_of_the_coverage(
+    pack: Any, left: int, top: int, width: int, height: int
+) -> None:
+    crop = (left / 16, top / 16, (left + width) / 16, (top + height) / 16)
+    region = (noise(3, 64, 64) > 0).float()
+    kind = pack.module("nodes.subjects").Subject
+    for box in (LEFT, RIGHT, (0.1, 0.2, 0.6, 0.8), (0.0, 0.0, 0.0, 0.0), EVERYWHERE):
+        for mask in (None, region):
+            subject = kind("", box, 1.0, torch.zeros(1, 8, 8, 3), region=mask)
+            whole = subject.coverage(16, 16, EVERYWHERE).view(16, 16)
+            part = subject.coverage(height, width, crop).view(height, width)
+            expected = whole[top : top + height, left : left + width]
+            torch.testing.assert_close(part, expected)
+
+
+class TestInvariants:
+    def test_weight_zero_and_no_subjects_change_nothing(
+        self, plain: Any, apply: Any, subjects: Any
+    ) -> None:
+        untouched = sample(guide(plain))
+        for model in (
+            apply(plain, subjects(LEFT, RIGHT), weight=0.0),
+            apply(plain, subjects((LEFT, 0.0, None), (RIGHT, 0.0, None))),
+            apply(plain, subjects()),
+            apply(plain, subjects((0.0,) * 4)),
+        ):
+            assert torch.equal(sample(guide(model)), untouched)
+
+    def test_full_box_is_no_mask(self, plain: Any, apply: Any, subjects: Any) -> None:
+        boxed = sample(guide(apply(plain, subjects(EVERYWHERE))))
+        masked = sample(guide(apply(plain, subjects((EVERYWHERE, 1.0, torch.ones(9, 7))))))
+        assert_same(boxed, masked)
+
+    def test_order_of_the_subjects_does_not_matter(
+        self, plain: Any, apply: Any, subjects: Any
+    ) -> None:
+        places = ((LEFT, 0.7, None), ((0.2, 0.2, 0.9, 0.9), 1.1, None), (RIGHT, 1.0, None))
+        first = sample(guide(apply(plain, subjects(*places))))
+        second = sample(guide(apply(plain, subjects(*places, order=(2, 0, 1)))))
+        assert_same(first, second)
+
+    def test_the_source_model_is_untouched(self, plain: Any, apply: Any, subjects: Any) -> None:
+        before = sample(guide(plain))
+        options = repr(plain.model_options)
+        patched = apply(plain, subjects(LEFT))
+        changed = sample(guide(patched))
+        assert not torch.equal(changed, before)
+        assert torch.equal(sample(guide(plain)), before)
+        assert repr(plain.model_options) == options and not any(plain.wrappers.values())
+
+    def test_clone_of_a_clone(self, plain: Any, apply: Any, subjects: Any) -> None:
+        patched = apply(plain, subjects(LEFT))
+        assert torch.equal(sample(guide(patched.clone().clone())), sample(guide(patched)))
+
+    def test_apply_twice_adds(self, plain: Any, apply: Any, subjects: Any) -> None:
+        once = apply(plain, subjects(LEFT, RIGHT), weight=0.8)
+        twice = apply(apply(plain, subjects(LEFT, RIGHT), weight=0.5), subjects(LEFT, RIGHT), 0.3)
+        assert_same(sample(guide(once)), sample(guide(twice)))
+        both = apply(apply(plain, subjects(LEFT)), subjects(RIGHT))
+        assert not torch.equal(sample(guide(both)), sample(guide(apply(plain, subjects(LEFT)))))
+
+    def test_scale_and_subject_scales(self, plain: Any, apply: Any, subjects: Any) -> None:
+        """Weight alone is the published scale; layout weights alone the published
+        subject_scales; together they multiply."""
+        places = [(LEFT, 0.5, None), (RIGHT, 1.5, None)]
+        together = sample(guide(apply(plain, subjects(*places), weight=0.6)))
+        alone = [(LEFT, 0.3, None), (RIGHT, 0.9, None)]
+        assert_same(together, sample(guide(apply(plain, subjects(*alone), weight=1.0))))
+
+    @pytest.mark.parametrize("height, width", [(16, 16), (12, 20), (21, 13), (8, 33), (24, 9)])
+    def test_any_size(self, plain: Any, apply: Any, subjects: Any, height: int, width: int) -> None:
+        """Only the covered cells' queries get an image branch, at every level."""
+        seen = []
+        module = apply(plain, subjects(LEFT, RIGHT))
+
+        def note(q: Any, context: Any, value: Any, extra: Any) -> Any:
+            seen.append((q.shape[1], tuple(extra["activations_shape"][-2:])))
+            return q, context, value
+
+        module.set_model_attn2_patch(note)
+        assert torch.isfinite(sample(guide(module), height, width)).all()
+        assert seen and all(queries == h * w for queries, (h, w) in seen)
+
+    def test_start_and_end(self, plain: Any, apply: Any, subjects: Any) -> None:
+        model, calls = with_watch(
+            apply(plain, subjects(LEFT), start_percent=0.2, end_percent=0.6), POSITIVE
+        )
+        sigmas = plain.get_model_object("model_sampling").percent_to_sigma
+        steps = torch.tensor([sigmas(p) for p in (0.1, 0.3, 0.5, 0.7)] + [0.0])
+        sample(guide(model), sigmas=steps)
+        assert [any(changed) for changed, _ in calls] == [False, True, True, False]
+
+    def test_half_precision(self, pack: Any, adapter: Any, subjects: Any) -> None:
+        from models import build_sdxl, fill_from_recipe
+
+        results = []
+        for dtype in (torch.float32, torch.bfloat16):
+            model = build_sdxl((1, 2), dtype=dtype)
+            fill_from_recipe(model, D.seed, "unet.")
+            patched = pack.MSDApply.execute(model, adapter, subjects(LEFT, RIGHT), 0.6)[0]
+            results.append((sample(guide(model)), sample(guide(patched))))
+        (plain32, ours32), (plain16, ours16) = results
+        assert (ours16 - ours32).abs().mean() < 2 * (plain16 - plain32).abs().mean()
+
+
+class TestAutoLayout:
+    PROMPT_TOKENS = ((5, 6), (9,))
+
+    def test_a_run_leaves_no_trace(self, plain: Any, apply: Any, subjects: Any) -> None:
+        make = lambda: apply(  # noqa: E731
+            plain, subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=self.PROMPT_TOKENS)
+        )
+        used = make()
+        first = sample(guide(used), seed=1)
+        second = sample(guide(used), seed=2)
+        assert torch.equal(sample(guide(used), seed=1), first)
+        assert torch.equal(sample(guide(make()), seed=2), second)
+        boxes = sample(guide(apply(plain, subjects(LEFT, RIGHT))), seed=1)
+        assert not torch.equal(first, boxes)
+
+    def test_later_start_is_boxes_until_then(self, plain: Any, apply: Any, subjects: Any) -> None:
+        late = subjects(LEFT, RIGHT, auto=(0.5, 9), prompt_tokens=self.PROMPT_TOKENS)
+        boxes = sample(guide(apply(plain, subjects(LEFT, RIGHT))))
+        assert_same(sample(guide(apply(plain, late))), boxes)
+
+    def test_unfound_phrase_keeps_its_box(self, plain: Any, apply: Any, subjects: Any) -> None:
+        unfound = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=((), ()))
+        boxes = sample(guide(apply(plain, subjects(LEFT, RIGHT))))
+        assert_same(sample(guide(apply(plain, unfound))), boxes)
+        beyond = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=((500,), (700,)))
+        assert_same(sample(guide(apply(plain, beyond))), boxes)
+
+    def test_steps_count_not_calls(self, plain: Any, apply: Any, subjects: Any, pack: Any,
+                                   monkeypatch: Any) -> None:  # fmt: skip
+        """Heun calls twice a step, guidance by perturbed attention once more; maps come once."""
+        layout = pack.module("nodes.attention_patch").AutoLayout
+        counts: list[int] = []
+        add = layout.add
+
+        def counted(self: Any, maps: Any) -> None:
+            add(self, maps)
+            counts.append(self.steps)
+
+        monkeypatch.setattr(layout, "add", counted)
+        auto = subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=self.PROMPT_TOKENS)
+        sample(guide(apply(plain, auto)), sampler="heun")
+        assert max(counts) == 3
+        assert len(counts) == 3 * len(plain_attentions(plain))
+
+    @pytest.mark.parametrize("lengths", [(77, 154), (154, 231)])
+    def test_repeated_text_gives_the_same_maps(
+        self, plain: Any, apply: Any, subjects: Any, lengths: tuple[int, int]
+    ) -> None:
+        """The host repeats a shorter text to the length of the other one in its batch."""
+        auto = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=self.PROMPT_TOKENS)
+        model = apply(plain, auto)
+        positive, negative = cond(POSITIVE, lengths[0]), cond(NEGATIVE, lengths[1])
+        together = sample(guide(model, positive, negative))
+        model.model.memory_required, kept = lambda *a, **k: 1e30, model.model.memory_required
+        try:
+            apart = sample(guide(model, positive, negative))
+        finally:
+            model.model.memory_required = kept
+        assert_same(together, apart, share=1e-3)
+
+
+def plain_attentions(model: Any) -> list[str]:
+    return [k for k in model.model.diffusion_model.state_dict() if k.endswith("attn2.to_k.weight")]
+
+
+class TestCompany:
+    """Whatever other packs put on the same attentions, before or after ours, stays."""
+
+    @staticmethod
+    def halve(q: Any, k: Any, v: Any, extra_options: Any, mask: Any = None) -> torch.Tensor:
+        from comfy.ldm.modules.attention import optimized_attention
+
+        return 0.5 * optimized_attention(q, k, v, extra_options["n_heads"])
+
+    @pytest.mark.parametrize("key", [("middle", 0), ("middle", 0, 1)])
+    def test_replace_patch_before_or_after(
+        self, plain: Any, apply: Any, subjects: Any, key: tuple[Any, ...]
+    ) -> None:
+        before = plain.clone()
+        before.set_model_attn2_replace(self.halve, *key)
+        alone = sample(guide(before))
+        before = sample(guide(apply(before, subjects(LEFT))))
+        after = apply(plain, subjects(LEFT))
+        after.set_model_attn2_replace(self.halve, *key)
+        after = sample(guide(after))
+        assert torch.equal(before, after)
+        assert not torch.equal(before, alone)
+        assert not torch.equal(before, sample(guide(apply(plain, subjects(LEFT)))))
+
+    def test_a_patch_that_adds_to_the_slot(self, plain: Any, apply: Any, subjects: Any) -> None:
+        """Packs look whether something with `add` is in the slot: ours must not be."""
+        model = apply(plain, subjects(LEFT))
+        slots = model.model_options["transformer_options"].get("patches_replace", {})
+        assert not slots.get("attn2")
+
+    def test_enlarged_batch_of_an_attention_couple(
+        self, plain: Any, apply: Any, subjects: Any
+    ) -> None:
+        """Such packs repeat the cond rows between two list hooks, and say so in the options."""
+        expected = sample(guide(apply(plain, subjects(LEFT))))
+        model = apply(plain, subjects(LEFT))
+
+        def enlarge(q: Any, context: Any, value: Any, extra: Any) -> Any:
+            extra["cond_or_uncond_couple"] = [1, 0, 0]
+            rows = torch.tensor([0, 1, 1])
+            return q[rows], context[rows], value[rows]
+
+        model.set_model_attn2_patch(enlarge)
+        model.set_model_attn2_output_patch(
+            lambda out, extra: torch.stack((out[0], (out[1] + out[2]) / 2))
+        )
+        assert_same(sample(guide(model)), expected)
+
+    def test_a_batch_that_nobody_explains_is_an_error(
+        self, plain: Any, apply: Any, subjects: Any
+    ) -> None:
+        model = apply(plain, subjects(LEFT))
+        model.set_model_attn2_patch(
+            lambda q, c, v, extra: tuple(torch.cat((x, x[:1])) for x in (q, c, v))
+        )
+        with pytest.raises(ValueError, match="changed the batch of the attention from 2 to 3 rows"):
+            sample(guide(model))
+
+
+class TestRefusals:
+    def test_adapter_of_another_unet(self, pack: Any, unets: Any, adapters: Any,
+                                     subjects: Any) -> None:  # fmt: skip
+        with pytest.raises(ValueError, match=r"adapter: .* 17 cross-attentions, the model has 70"):
+            pack.MSDApply.execute(unets["topo70"], adapters["tiny"], subjects(LEFT), 0.6)
+
+    def test_subjects_without_tokens(self, pack: Any, plain: Any, adapter: Any) -> None:
+        kinds = pack.module("nodes.subjects")
+        subject = kinds.Subject("cat", LEFT, 1.0, torch.zeros(1, 8, 8, 3))
+        with pytest.raises(ValueError, match="subject 1 has no image tokens"):
+            pack.MSDApply.execute(plain, adapter, kinds.Subjects((subject,)), 0.6)
+
+
+@torch.inference_mode()
+def test_outside_a_sampling_run_the_first_conditioning_is_the_positive(
+    plain: Any, apply: Any, subjects: Any
+) -> None:
+    """Some packs call the model by themselves, without a run to mark its conditionings."""
+    model, calls = with_watch(apply(plain, subjects(LEFT)), POSITIVE)
+    inner = model.model
+    inner.current_patcher = model
+    x = noise(1, 1, 4, 16, 16)
+    conds = {"positive": cond(POSITIVE), "negative": cond(NEGATIVE)}
+    conds = {k: comfy.sampler_helpers.convert_cond(v) for k, v in conds.items()}
+    conds = comfy.samplers.process_conds(inner, x, conds, x.device)
+    options = comfy.model_patcher.create_model_options_clone(model.model_options)
+    comfy.samplers.calc_cond_batch(
+        inner, [conds["positive"], conds["negative"]], x, SIGMAS[:1], options
+    )
+    assert_only_positive_rows_changed(calls)
