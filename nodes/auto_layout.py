@@ -97,8 +97,10 @@ def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple
     escaped = comfy.sd1_clip.escape_important(prompt)
     segments = comfy.sd1_clip.token_weights(escaped, 1.0)
     plain = comfy.sd1_clip.unescape_important("".join(text for text, _ in segments))
-    plain = _EMBEDDING.sub("", plain)
-    tokenizer = clip.tokenizer.clip_l.tokenizer
+    host_tokenizer = clip.tokenizer.clip_l
+    if host_tokenizer.embedding_directory is not None:  # else the host takes them for words
+        plain = _EMBEDDING.sub("", plain)
+    tokenizer = host_tokenizer.tokenizer
     start, end = phrase_span(tokenizer, phrase, plain, occurrence)
     if end == 0:
         return ()

@@ -56,7 +56,7 @@ def build_sdxl(
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
-def build_clip(config: dict[str, Any]) -> Any:
+def build_clip(config: dict[str, Any], embeddings: str | None = None) -> Any:
     """The host's SDXL CLIP, in float32; config: its CLIP-L's. Weights are not set."""
     small = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 64}
     target = comfy.supported_models_base.ClipTarget(
@@ -64,6 +64,7 @@ def build_clip(config: dict[str, Any]) -> Any:
     )
     return comfy.sd.CLIP(
         target,
+        embedding_directory=embeddings,
         model_options={
             "dtype": torch.float32,
             "clip_l_model_config": config,

@@ -1,0 +1,130 @@
+"""Mistakes in the host-facing half, each made once and seen to be caught by golden set d or f."""
+
+from typing import Any
+
+import pytest
+import test_golden_host
+import torch
+from golden import Golden
+
+from msd_core.layout import box_coverage
+
+D, F = Golden("d_unet"), Golden("f_encoders")
+
+
+@pytest.fixture
+def check(pack: Any, unets: Any, adapters: Any) -> Any:
+    """Run one case of set d against its stored output, as test_golden does."""
+
+    def run(name: str) -> None:
+        case = test_golden_host.Case(pack, unets, adapters, name)
+        kind = D.manifest["cases"][name]["kind"]
+        getattr(test_golden_host, f"test_{kind}").__wrapped__(case)
+
+    run("two")
+    return run
+
+
+def caught(run: Any, case: str) -> None:
+    with pytest.raises(AssertionError):
+        run(case)
+
+
+def test_middle_before_up_blocks(pack: Any, check: Any, monkeypatch: Any) -> None:
+    """The widths differ, so that the node refuses it."""
+    table = pack.module("msd_core.sdxl")
+    monkeypatch.setattr(table, "_RELEASED_ORDER", {"input": 0, "middle": 1, "output": 2})
+    with pytest.raises(ValueError, match="the adapter's projection"):
+        check("topo70_two")
+
+
+def test_two_layers_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
+    apply = pack.module("nodes.apply")
+    right = apply.cross_attentions
+
+    def swapped(shapes: Any) -> Any:
+        rows = right(shapes)
+        rows[5], rows[6] = (
+            rows[5]._replace(block=rows[6].block),
+            rows[6]._replace(block=rows[5].block),
+        )
+        return rows
+
+    monkeypatch.setattr(apply, "cross_attentions", swapped)
+    caught(check, "topo70_two")
+
+
+def test_key_and_value_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
+    core = pack.module("msd_core.adapter").MSAdapter
+    right = core.keys_and_values
+    swapped = lambda self, tokens: [(v, k) for k, v in right(self, tokens)]  # noqa: E731
+    monkeypatch.setattr(core, "keys_and_values", swapped)
+    caught(check, "two")
+
+
+def test_negative_rows_get_the_branch(check: Any, pack: Any, monkeypatch: Any) -> None:
+    patch = pack.module("nodes.attention_patch")
+    right = patch._marked
+    monkeypatch.setattr(patch, "_marked", lambda cond, positive, picture: right(cond, 0, picture))
+    caught(check, "two")
+
+
+def test_rows_in_the_wrong_order(check: Any, pack: Any, monkeypatch: Any) -> None:
+    patch = pack.module("nodes.attention_patch")
+    right = patch._positive_parts
+    reversed_rows = lambda rows, *rest: right(rows[::-1], *rest)  # noqa: E731
+    monkeypatch.setattr(patch, "_positive_parts", reversed_rows)
+    caught(check, "two")
+
+
+def test_weight_ignored(check: Any, pack: Any, monkeypatch: Any) -> None:
+    node = pack.MSDApply
+    right = node.execute
+    ignored = lambda model, adapter, subjects, weight: right(model, adapter, subjects, 1.0)  # noqa: E731
+    monkeypatch.setattr(node, "execute", ignored)
+    caught(check, "two")
+
+
+def test_drop_ignored(check: Any, pack: Any, monkeypatch: Any) -> None:
+    resampler = pack.module("msd_core.resampler").GroundingResampler
+    right = resampler.latents
+    kept = lambda self, phrases, boxes, drop: right(self, phrases, boxes, drop & False)  # noqa: E731
+    monkeypatch.setattr(resampler, "latents", kept)
+    caught(check, "two_drop")
+    caught(check, "gen_three_drop")
+
+
+def test_boxes_with_x_and_y_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
+    swapped = lambda boxes, h, w: box_coverage(boxes[..., [1, 0, 3, 2]], h, w)  # noqa: E731
+    monkeypatch.setattr(pack.module("nodes.subjects"), "box_coverage", swapped)
+    caught(check, "two")
+
+
+def test_auto_layout_a_step_late(check: Any, pack: Any, monkeypatch: Any) -> None:
+    run = pack.module("nodes.attention_patch").Run
+    right = run.enter
+
+    def late(self: Any, sigma: float) -> None:
+        right(self, sigma)
+        self.step -= 1
+
+    monkeypatch.setattr(run, "enter", late)
+    caught(check, "gen_pseudo")
+
+
+def test_auto_layout_of_the_negative_s_maps(check: Any, pack: Any, monkeypatch: Any) -> None:
+    patch = pack.module("nodes.attention_patch")
+    right = patch.phrase_maps
+    monkeypatch.setattr(patch, "phrase_maps", lambda q, k, h, w: right(q.flip(0), k.flip(0), h, w))
+    caught(check, "gen_pseudo")  # two pictures a batch, each with maps of its own
+
+
+def test_photo_not_stretched_first(pack: Any) -> None:
+    prepare = pack.module("nodes.encode_references").prepare_photo
+    for fit in ("crop", "pad"):
+        pixels = (
+            (prepare(test_golden_host.stored_photo("wide"), None, fit, "black", 224) * 255)
+            .round()
+            .byte()
+        )
+        assert not torch.equal(pixels.movedim(-1, 0), F.outputs("pre/")["wide"].byte())

@@ -1,0 +1,398 @@
+"""The nodes before MSDApply: layouts, boxes, references, phrases; each refusal with its words."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import build_clip
+from safetensors.torch import save_file
+
+CAT = {"phrase": "cat", "box": [0.0, 0.25, 0.4, 0.75], "weight": 0.5}
+CUP = {"phrase": "cup", "box": [0.6, 0.25, 1.0, 0.75], "weight": 1.0}
+
+
+def layout(*subjects: Any) -> dict[str, Any]:
+    return {"version": 1, "subjects": list(subjects)}
+
+
+def photo(seed: int, height: int = 20, width: int = 30, count: int = 1) -> torch.Tensor:
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def place(pack: Any) -> Any:
+    """Run MSDLayout: place(layout value, pictures..., **more inputs)."""
+
+    def run(value: Any, *pictures: Any, width: int = 64, height: int = 32, **more: Any) -> Any:
+        references = {f"reference_{n}": picture for n, picture in enumerate(pictures, 1)}
+        return pack.MSDLayout.execute(references, width, height, layout=value, **more)
+
+    return run
+
+
+class TestLayout:
+    def test_outputs(self, place: Any) -> None:
+        subjects, masks, boxes, preview = place(layout(CAT, CUP), photo(1), photo(2, count=3)).args
+        first, second = subjects.subjects
+        assert (first.phrase, first.box, first.weight) == ("cat", (0.0, 0.25, 0.4, 0.75), 0.5)
+        assert torch.equal(second.photos, photo(2, count=3)), "a batch is photos of one subject"
+        assert masks.shape == (2, 32, 64)
+        assert masks[0, 8:24, :26].all() and masks[0].sum() == 16 * 26
+        assert boxes == [
+            [
+                {"x": 0, "y": 8, "width": 26, "height": 16},
+                {"x": 38, "y": 8, "width": 26, "height": 16},
+            ]
+        ]
+        assert preview.shape == (1, 384, 768, 3) and preview.std() > 0.05
+
+    def test_region_replaces_the_box(self, place: Any) -> None:
+        region = torch.zeros(1, 16, 16)
+        region[:, 4:8, 8:] = 0.5
+        subject = place(layout(CAT), photo(1), regions={"region_1": region})[0].subjects[0]
+        assert subject.box == (0.5, 0.25, 1.0, 0.5), "grounding takes the box around it"
+        assert torch.equal(subject.region, region[0])
+
+    @pytest.mark.parametrize(
+        "boxes",
+        [
+            "0.5,0.25,1,0.75; 0,0,0.5,1",
+            "0.5,0.25,1,0.75\n0,0,0.5,1;",
+            [{"bbox": [250, 500, 750, 1000], "type": "obj"}, {"bbox": [0, 0, 1000, 500]}],
+            [
+                {"x": 32, "y": 8, "width": 32, "height": 16},
+                {"x": 0, "y": 0, "width": 32, "height": 32},
+            ],
+            [
+                [
+                    {"x": 32, "y": 8, "width": 32, "height": 16},
+                    {"x": 0, "y": 0, "width": 32, "height": 32},
+                ]
+            ],
+        ],
+    )
+    def test_boxes_of_every_form(self, place: Any, boxes: Any) -> None:
+        subjects = place(layout(CAT, CUP), photo(1), photo(2), boxes=boxes)[0].subjects
+        assert [s.box for s in subjects] == [(0.5, 0.25, 1.0, 0.75), (0.0, 0.0, 0.5, 1.0)]
+        assert [s.weight for s in subjects] == [0.5, 1.0], "weights stay the layout's"
+
+    def test_one_box_and_phrases_of_elements(self, place: Any) -> None:
+        box = {"x": 16, "y": 8, "width": 32, "height": 16, "metadata": {"desc": "dog"}}
+        subject = place(None, photo(1), boxes=box)[0].subjects[0]
+        assert (subject.phrase, subject.box) == ("dog", (0.25, 0.25, 0.75, 0.75))
+        elements = [{"bbox": [0, 0, 500, 500], "desc": "bird"}]
+        assert place(layout(), photo(1), boxes=elements)[0].subjects[0].phrase == "bird"
+        assert place(layout(CAT), photo(1), boxes=elements)[0].subjects[0].phrase == "cat"
+
+    def test_boxes_are_cut_to_the_picture_and_none_means_none(self, place: Any) -> None:
+        big = {**CAT, "box": [-0.5, 0.5, 1.5, 2.0]}
+        assert place(layout(big), photo(1))[0].subjects[0].box == (0.0, 0.5, 1.0, 1.0)
+        for box in (None, [0, 0, 0, 0]):
+            subjects, masks, *_ = place(layout({**CAT, "box": box}), photo(1)).args
+            assert subjects.subjects[0].box == (0.0, 0.0, 0.0, 0.0) and not masks.any()
+
+    def test_greyscale_and_alpha(self, place: Any) -> None:
+        grey = torch.rand(1, 8, 8, 1)
+        four = torch.rand(1, 8, 8, 4)
+        first, second = place(layout(CAT, CUP), grey, four)[0].subjects
+        assert torch.equal(first.photos, grey.expand(-1, -1, -1, 3))
+        assert torch.equal(second.photos, four[..., :3])
+
+    REFUSED = [
+        ([], "layout must be an object"),
+        ({"version": 1}, "layout must be an object"),
+        ({"version": 7, "subjects": []}, "layout has version 7, this pack reads version 1"),
+        (layout("cat"), "layout, subject 1 must be an object"),
+        (layout(CAT, {**CUP, "phrase": 3}), "layout, subject 2: phrase must be text, got 3"),
+        (layout({**CAT, "weight": "much"}), "subject 1: weight must be a number, got 'much'"),
+        (layout({**CAT, "weight": float("nan")}), "subject 1: weight must be a number, got nan"),
+        (layout({**CAT, "weight": True}), "subject 1: weight must be a number, got True"),
+        (
+            layout({**CAT, "box": [0, 0, 1]}),
+            r"subject 1: box must be four numbers, got \[0, 0, 1\]",
+        ),
+        (layout({**CAT, "box": [0, 0, 1, float("inf")]}), "subject 1: box must be four numbers"),
+        (layout({**CAT, "box": ["0", "0", "1", "1"]}), "subject 1: box must be four numbers"),
+        (layout({**CAT, "box": [0.6, 0.25, 0.6, 0.75]}), "box 0.60,0.25,0.60,0.75 has no area"),
+        (layout({**CAT, "box": [0.7, 0, 0.2, 1]}), "box 0.70,0.00,0.20,1.00 has no area"),
+        (layout({**CAT, "box": [1.1, 0, 1.2, 1]}), "has no area in the picture"),
+        (layout(*[CAT] * 17), "layout has 17 subjects; at most 16"),
+    ]
+
+    @pytest.mark.parametrize("value, message", REFUSED)
+    def test_wrong_layouts(self, pack: Any, place: Any, value: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            place(value, photo(1), photo(2))
+        with pytest.raises(AssertionError if pack.MSDLayout.validate_inputs(value) is True else
+                           ValueError, match=message):  # fmt: skip
+            raise ValueError(pack.MSDLayout.validate_inputs(value))
+
+    @pytest.mark.parametrize(
+        "boxes, message",
+        [
+            ("0,0,1", "boxes, box 1: expected x0,y0,x1,y1, got '0,0,1'"),
+            ("0,0,1,1;a,b,c,d", "boxes, box 2: expected x0,y0,x1,y1, got 'a,b,c,d'"),
+            ("0,0,1,1", "boxes: 1 boxes came for 2 references"),
+            ([{"x": 1}] * 2, "boxes, box 1: expected x, y, width and height, got {'x': 1}"),
+            (3, "boxes: expected boxes, got 3"),
+            ([3, 4], "boxes, box 1: expected a box, got 3"),
+        ],
+    )
+    def test_wrong_boxes(self, place: Any, boxes: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            place(layout(CAT, CUP), photo(1), photo(2), boxes=boxes)
+
+    def test_references_and_places_must_match(self, place: Any) -> None:
+        with pytest.raises(ValueError, match="layout: subject 2 has no picture"):
+            place(layout(CAT, CUP), photo(1))
+        with pytest.raises(ValueError, match="layout: subject 2 has a reference but no place"):
+            place(layout(CAT), photo(1), photo(2))
+
+    def test_wrong_pictures(self, pack: Any, place: Any) -> None:
+        with pytest.raises(ValueError, match="reference_2 holds pixels that are not numbers"):
+            place(layout(CAT, CUP), photo(1), torch.full((1, 8, 8, 3), float("nan")))
+        with pytest.raises(ValueError, match="reference_1 is not connected, a later one is"):
+            pack.MSDLayout.execute({"reference_2": photo(2)}, 64, 64, layout=layout(CAT))
+        masks = {"reference_mask_1": torch.ones(2, 8, 8)}
+        with pytest.raises(ValueError, match="reference_mask_1: 2 masks came for 1 photos"):
+            place(layout(CAT), photo(1), reference_masks=masks)
+
+
+class TestReferences:
+    def test_background_and_fit(self, pack: Any) -> None:
+        prepare = pack.module("nodes.encode_references").prepare_photo
+        picture = torch.ones(40, 80, 3)
+        mask = torch.zeros(40, 80)
+        mask[:, :40] = 1
+        black = prepare(picture, mask, "stretch", "black", 32)
+        assert black.shape == (32, 32, 3) and black[:, :14].min() == 1 and black[:, 18:].max() == 0
+        grey = prepare(picture, mask, "stretch", "grey", 32)
+        assert torch.allclose(grey[:, 18:], torch.tensor(128 / 255))
+        assert prepare(picture, mask, "stretch", "keep", 32).min() == 1
+        padded = prepare(picture, None, "pad", "black", 32)
+        assert padded[:6].max() == 0 and padded[10:22].min() == 1
+        # the crop keeps the middle half of the width, of which the mask covers the left half
+        cropped = prepare(picture, mask, "crop", "black", 32)
+        assert cropped[:, :14].min() == 1 and cropped[:, 18:].max() == 0
+
+    def test_masks_take_the_photos_size(self, place: Any) -> None:
+        masks = {"reference_mask_1": torch.ones(1, 5, 7)}
+        subject = place(layout(CAT), photo(1, count=2), reference_masks=masks)[0].subjects[0]
+        assert subject.photo_masks.shape == (2, 20, 30)
+
+    @torch.inference_mode()
+    def test_several_photos(self, pack: Any, place: Any) -> None:
+        import comfy.clip_vision
+
+        vision = comfy.clip_vision.ClipVisionModel(
+            {"model_type": "clip_vision_model", "hidden_size": 32, "num_channels": 3,
+             "patch_size": 8, "image_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3,
+             "intermediate_size": 32, "hidden_act": "gelu", "projection_dim": 16}
+        )  # fmt: skip
+        vision.model.float()
+        for number, parameter in enumerate(vision.model.parameters()):
+            generator = torch.Generator().manual_seed(number)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        photos = photo(3, count=3)
+        subjects = place(layout(CAT), photos)[0]
+        node = pack.MSDEncodeReferences
+        apart = node.execute(vision, subjects, several_photos="concatenate")[0].subjects[0].features
+        mean = node.execute(vision, subjects, several_photos="average")[0].subjects[0].features
+        assert apart.shape == (3, 17, 32) and mean.shape == (1, 17, 32)
+        torch.testing.assert_close(mean[0], apart.mean(0))
+        alone = node.execute(vision, place(layout(CAT), photos[1:2])[0])[0].subjects[0].features
+        torch.testing.assert_close(apart[1:2], alone, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: Any) -> Any:
+    """The host's SDXL CLIP with a CLIP-L as wide as golden set d's phrases."""
+    config = {"hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 40,
+              "num_hidden_layers": 3}  # fmt: skip
+    embeddings = tmp_path_factory.mktemp("embeddings")
+    two = {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}
+    save_file(two, embeddings / "two.safetensors")
+    built = build_clip(config, str(embeddings))
+    with torch.no_grad():
+        for number, parameter in enumerate(built.cond_stage_model.parameters()):
+            if parameter.ndim:
+                generator = torch.Generator().manual_seed(number)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return built
+
+
+class TestGrounding:
+    @pytest.fixture
+    def encoded(self, pack: Any, place: Any) -> Any:
+        from dataclasses import replace
+
+        subjects = place(layout(CAT, CUP), photo(1), photo(2))[0]
+        return replace(
+            subjects,
+            subjects=tuple(
+                replace(s, features=torch.randn(n, 10, 48))
+                for n, s in enumerate(subjects.subjects, 1)
+            ),
+        )
+
+    @torch.inference_mode()
+    def test_tokens_are_the_resampler_s(
+        self, pack: Any, adapters: Any, clip: Any, encoded: Any
+    ) -> None:
+        adapter = adapters["tiny"]
+        grounded = pack.MSDGroundReferences.execute(adapter, clip, encoded)[0].subjects
+        assert [s.image_tokens.shape for s in grounded] == [(1, 16, 64), (2, 16, 64)]
+        embeds = pack.module("nodes.ground_references").phrase_embeds(clip, ["cup"])
+        expected = adapter.model.resampler(
+            encoded.subjects[1].features, embeds.expand(2, -1),
+            torch.tensor([CUP["box"]] * 2), torch.zeros(2, dtype=torch.bool),
+        )  # fmt: skip
+        torch.testing.assert_close(grounded[1].image_tokens, expected, atol=1e-5, rtol=0)
+        dropped = pack.MSDGroundReferences.execute(adapter, clip, encoded, False)[0].subjects
+        assert not torch.allclose(dropped[1].image_tokens, expected, atol=1e-2)
+
+    def test_refusals(self, pack: Any, adapters: Any, clip: Any, encoded: Any, place: Any) -> None:
+        from dataclasses import replace
+
+        node, adapter = pack.MSDGroundReferences, adapters["tiny"]
+        with pytest.raises(ValueError, match="subject 1 has no image features"):
+            node.execute(adapter, clip, place(layout(CAT), photo(1))[0])
+        wide = replace(encoded.subjects[0], features=torch.zeros(1, 257, 1280))
+        message = r"needs image features of another encoder \(48 wide\), got those of CLIP-ViT-H-14"
+        with pytest.raises(ValueError, match=message):
+            node.execute(adapter, clip, replace(encoded, subjects=(wide,)))
+        narrow = build_clip({"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 40,
+                             "num_hidden_layers": 3})  # fmt: skip
+        with pytest.raises(ValueError, match="text encoder is 64 wide, the adapter needs 40"):
+            node.execute(adapter, narrow, encoded)
+
+        class NoClipL:
+            cond_stage_model = torch.nn.Module()
+
+        with pytest.raises(ValueError, match="clip: it has no CLIP-L"):
+            node.execute(adapter, NoClipL(), encoded)
+
+    def test_wrong_encoder_is_named_for_the_release(self, pack: Any) -> None:
+        check = pack.module("nodes.ground_references")._check_features
+        with pytest.raises(ValueError) as caught:
+            check(torch.zeros(1, 257, 1280), 1664, 2)
+        assert str(caught.value) == (
+            "subjects: the adapter needs image features of CLIP-ViT-bigG-14 (1664 wide), got those "
+            "of CLIP-ViT-H-14 (1280 wide). Load CLIP-ViT-bigG-14 in Load CLIP Vision."
+        )
+
+    @torch.inference_mode()
+    def test_phrases_are_bare_and_options_are_put_back(self, pack: Any, clip: Any) -> None:
+        embeds = pack.module("nodes.ground_references").phrase_embeds
+        before = clip.cond_stage_model.clip_l.return_projected_pooled
+        weighted = embeds(clip, ["(dog:1.2)"])
+        assert not torch.allclose(weighted, embeds(clip, ["dog"])), "syntax is text to the encoder"
+        assert clip.cond_stage_model.clip_l.return_projected_pooled == before
+
+    @torch.inference_mode()
+    def test_a_lora_on_clip_counts(self, pack: Any, clip: Any) -> None:
+        embeds = pack.module("nodes.ground_references").phrase_embeds
+        changed = clip.clone()
+        key = "clip_l.transformer.text_model.encoder.layers.1.mlp.fc1.weight"
+        weight = clip.patcher.model.state_dict()[key]
+        assert changed.add_patches({key: ("diff", (torch.ones_like(weight),))}, 1.0)
+        plain = embeds(clip, ["dog"])
+        assert not torch.allclose(embeds(changed, ["dog"]), plain, atol=1e-3)
+        torch.testing.assert_close(embeds(clip, ["dog"]), plain)
+
+
+class TestAutoLayout:
+    def words(self, clip: Any, prompt: str, places: tuple[int, ...]) -> list[str]:
+        """The tokens at places of the encoded prompt, all chunks in a row."""
+        tokens = [token for chunk in clip.tokenize(prompt)["l"] for token, _ in chunk]
+        vocabulary = clip.tokenizer.clip_l.inv_vocab
+        return [vocabulary[tokens[place]] for place in places]
+
+    @pytest.mark.parametrize(
+        "prompt, phrase, occurrence, expected",
+        [
+            ("a dog and a cat", "cat", 0, ["cat</w>"]),
+            (
+                "a (red backpack:1.3), and a (((dog)))",
+                "red backpack",
+                0,
+                ["red</w>", "backpack</w>"],
+            ),
+            ("a (red backpack:1.3), and a (((dog)))", "dog", 0, ["dog</w>"]),
+            (r"a \(dog\) and a dog", "dog", 0, ["dog</w>"]),
+            ("a dog, a dog", "dog", 1, ["dog</w>"]),
+            (", ".join(["best quality photo"] * 40) + ", a dog on grass", "dog", 0, ["dog</w>"]),
+            ("embedding:missing, a dog", "dog", 0, ["dog</w>"]),
+            ("(embedding:two:0.9) a dog", "dog", 0, ["dog</w>"]),
+            ("a cat, embedding:two, and a dog", "dog", 0, ["dog</w>"]),
+            ("a cat", "dog", 0, []),
+            ("a (teddy)bear and a dog", "dog", 0, []),  # the encoder saw other words than the text
+        ],
+    )
+    def test_places(
+        self, pack: Any, clip: Any, prompt: str, phrase: str, occurrence: int, expected: list[str]
+    ) -> None:
+        places = pack.module("nodes.auto_layout").prompt_places(clip, phrase, prompt, occurrence)
+        assert self.words(clip, prompt, places) == expected
+
+    def test_occurrences_are_different_places(self, pack: Any, clip: Any) -> None:
+        find = pack.module("nodes.auto_layout").prompt_places
+        first, second = (find(clip, "dog", "a dog and a dog", n) for n in (0, 1))
+        assert (first, second) == ((2,), (5,))
+
+    def test_node(self, pack: Any, clip: Any, place: Any, caplog: Any) -> None:
+        subjects = place(layout(CAT, CUP), photo(1), photo(2))[0]
+        out = pack.MSDAutoLayout.execute(clip, subjects, "a cat on a table", 0.4, 3)
+        cat, cup = out[0].subjects
+        assert cat.prompt_tokens == (2,) and cup.prompt_tokens == ()
+        assert (out[0].auto_layout.threshold, out[0].auto_layout.start_step) == (0.4, 3)
+        said = out.ui.as_dict()["text"][0]
+        assert "Subject 2: 'cup' is not in the prompt; keeps its box." in said
+        assert "'cup' is not in the prompt" in caplog.text
+
+
+class TestLoader:
+    def test_lists_files_of_other_packs_by_name(self, pack: Any, tmp_path: Any) -> None:
+        import folder_paths
+
+        module = pack.module("nodes.load_adapter")
+        folder_paths.add_model_folder_path("photomaker", str(tmp_path))
+        for name in ("ms_adapter.bin", "photomaker-v1.bin"):
+            (tmp_path / name).write_bytes(b"")
+        folder_paths.filename_list_cache.clear()
+        assert "ms_adapter.bin" in module._adapter_files()
+        assert "photomaker-v1.bin" not in module._adapter_files()
+        assert module._adapter_path("ms_adapter.bin") == str(tmp_path / "ms_adapter.bin")
+
+    @pytest.mark.parametrize("name", ["nothing.bin", "../../secret.bin", "/etc/passwd"])
+    def test_names_outside_the_folders_are_not_found(self, pack: Any, name: str) -> None:
+        with pytest.raises(FileNotFoundError, match="adapter: there is no"):
+            pack.MSDLoadAdapter.execute(name)
+
+    def test_a_replaced_file_is_noticed(self, pack: Any, adapters: Any, tmp_path: Any) -> None:
+        import folder_paths
+
+        folder_paths.add_model_folder_path("ms_diffusion", str(tmp_path))
+        path = tmp_path / "replaced.bin"
+        path.write_bytes(b"one")
+        before = pack.MSDLoadAdapter.fingerprint_inputs("replaced.bin")
+        path.write_bytes(b"other")
+        assert pack.MSDLoadAdapter.fingerprint_inputs("replaced.bin") != before
+
+    def test_the_host_owns_the_adapter(self, adapters: Any) -> None:
+        import comfy.model_management
+        import comfy.model_patcher
+
+        adapter = adapters["tiny"]
+        assert isinstance(adapter, comfy.model_patcher.ModelPatcher)
+        comfy.model_management.load_model_gpu(adapter)
+        assert adapter.model_size() == sum(p.nbytes for p in adapter.model.parameters())
+
+
+def test_the_preview_shows_each_subject(pack: Any, place: Any) -> None:
+    colours = pack.module("nodes.layout_preview").COLOURS
+    preview = place(layout(CAT, CUP), photo(1), photo(2))[3]
+    pixels = {tuple(p) for p in (preview[0] * 255).round().byte().reshape(-1, 3).numpy().tolist()}
+    for colour in colours[:2]:
+        assert tuple(np.frombuffer(bytes.fromhex(colour[1:]), np.uint8).tolist()) in pixels
