@@ -112,7 +112,8 @@ class Server:
         prompt = convert_ui_to_api(saved, self.get_json("/object_info"))
         for node in saved["nodes"]:
             if node["type"] == "MSDLayout":  # the converter knows no widget types of packs
-                prompt[str(node["id"])]["inputs"]["layout"] = node["widgets_values"][-1]
+                values = zip(("width", "height", "layout"), node["widgets_values"], strict=True)
+                prompt[str(node["id"])]["inputs"] |= dict(values)
         return prompt
 
     def run(

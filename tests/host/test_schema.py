@@ -20,7 +20,7 @@ def test_snapshot(registry: Any) -> None:
     CHANGELOG.md."""
     infos = {}
     for node_id in IDS:
-        info = dict(vars(registry[node_id].GET_NODE_INFO_V1()))
+        info = dict(registry[node_id].GET_NODE_INFO_V1())
         info.pop("python_module")
         infos[node_id] = info
     # The files that this machine happens to have are no part of the interface.

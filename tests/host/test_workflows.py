@@ -1,0 +1,175 @@
+"""The example workflows on a real server: valid for its object_info, and run to their pictures."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from microworld.demo import FILES, adapt, save_photos
+from microworld.server import PromptError, Server
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: Any) -> Iterator[Server]:
+    base = tmp_path_factory.mktemp("server")
+    host = Path(os.environ.get("COMFYUI_PATH", ROOT / ".host" / "ComfyUI")).resolve()
+    # In a process of its own: the family's loader package changes the host that it is loaded into.
+    subprocess.run(
+        [sys.executable, "-m", "microworld.family", str(base / "models")],
+        check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{host}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    save_photos(base / "input")
+    with Server(host, base) as running:
+        yield running
+
+
+def run(server: Server, prompt: dict[str, Any]) -> np.ndarray:
+    outputs = server.run(prompt)
+    node = find(prompt, "SaveImage")
+    picture = server.picture(outputs[node]["images"][0])
+    return np.asarray(Image.open(io.BytesIO(picture)), dtype=np.float32)
+
+
+def find(prompt: dict[str, Any], kind: str) -> str:
+    return next(name for name, node in prompt.items() if node["class_type"] == kind)
+
+
+def load(server: Server, path: Path) -> dict[str, Any]:
+    return adapt(server.workflow(path), SIZE, SIZE, steps=3)
+
+
+def test_there_are_workflows() -> None:
+    assert {path.stem for path in WORKFLOWS} >= {
+        "Two subjects",
+        "Three subjects with a background",
+        "Two subjects with LoRA and ControlNet",
+    }
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+class TestWorkflow:
+    def test_is_valid(self, server: Server, path: Path, tmp_path: Path) -> None:
+        """By the validator that users have, in both forms."""
+        info = tmp_path / "object_info.json"
+        info.write_bytes(server.get("/object_info"))
+        prompt = load(server, path)
+        (tmp_path / "api.json").write_text(json.dumps(prompt))
+        # Only the files' names differ from what the server has.
+        text = path.read_text(encoding="utf-8")
+        for theirs, ours in FILES.items():
+            text = text.replace(f'"{theirs}"', f'"{ours}"')
+        (tmp_path / "ui.json").write_text(text, encoding="utf-8")
+        for form in ("api.json", "ui.json"):
+            told = subprocess.run(
+                ["comfy", "--skip-prompt", "--json", "workflow", "validate", "--workflow",
+                 str(tmp_path / form), "--input", str(info)],
+                capture_output=True, text=True, check=False,
+                env={**os.environ, "DO_NOT_TRACK": "1"},
+            )  # fmt: skip
+            assert told.returncode == 0, told.stdout + told.stderr
+            assert json.loads(told.stdout)["ok"] is True
+
+    def test_models_and_versions_are_named(self, path: Path) -> None:
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            if node["type"] == "MarkdownNote":
+                continue
+            properties = node["properties"]
+            assert properties["cnr_id"] and properties["ver"], node["type"]
+            if node["type"] in ("CheckpointLoaderSimple", "CLIPVisionLoader", "MSDLoadAdapter"):
+                (model,) = properties["models"]
+                assert node["widgets_values"][0] == model["name"]
+                assert model["url"].startswith("https://huggingface.co/") and model["directory"]
+
+    def test_runs_and_the_subjects_show(self, server: Server, path: Path) -> None:
+        prompt = load(server, path)
+        picture = run(server, prompt)
+        assert picture.shape == (SIZE, SIZE, 3) and picture.std() > 10
+        prompt[find(prompt, "MSDApply")]["inputs"]["weight"] = 0.0
+        without = run(server, prompt)
+        assert abs(picture - without).mean() > 1
+
+
+@pytest.fixture
+def prompt(server: Server) -> dict[str, Any]:
+    return load(server, ROOT / "example_workflows" / "Two subjects.json")
+
+
+def test_same_graph_same_picture(server: Server, prompt: dict[str, Any]) -> None:
+    """Also with auto layout, whose state must not outlive a run, and after another seed."""
+    prompt["90"] = {
+        "class_type": "MSDAutoLayout",
+        "inputs": {
+            "clip": [find(prompt, "CheckpointLoaderSimple"), 1],
+            "subjects": [find(prompt, "MSDGroundReferences"), 0],
+            "prompt": "best quality, high quality, a cat and a cup on a wooden table",
+            "threshold": 0.5,
+            "start_step": 2,
+        },
+    }
+    sampler = prompt[find(prompt, "KSampler")]["inputs"]
+    boxes = run(server, prompt)
+    prompt[find(prompt, "MSDApply")]["inputs"]["subjects"] = ["90", 0]
+    first = run(server, prompt)
+    assert abs(first - boxes).mean() > 0.5
+    sampler["seed"] = 7
+    other = run(server, prompt)
+    assert abs(first - other).mean() > 1
+    sampler["seed"] = 42
+    sampler["cfg"] = 7.500001  # so that nothing comes from the host's cache
+    again = run(server, prompt)
+    assert abs(first - again).max() <= 1
+
+
+def test_separate_text_encoders(server: Server, prompt: dict[str, Any]) -> None:
+    """The CLIP of DualCLIPLoader is the same encoder, and gives the same picture."""
+    first = run(server, prompt)
+    prompt["91"] = {
+        "class_type": "DualCLIPLoader",
+        "inputs": {
+            "clip_name1": "micro_clip_l.safetensors",
+            "clip_name2": "micro_clip_g.safetensors",
+            "type": "sdxl",
+        },
+    }
+    for node in prompt.values():
+        if "clip" in node["inputs"]:
+            node["inputs"]["clip"] = ["91", 0]
+    assert abs(first - run(server, prompt)).max() <= 1
+
+
+def test_refusals_lose_nothing(server: Server, prompt: dict[str, Any]) -> None:
+    first = run(server, prompt)
+    layout = prompt[find(prompt, "MSDLayout")]["inputs"]
+    good = layout["layout"]
+    layout["layout"] = {"version": 1, "subjects": [{"phrase": "cat", "box": [0.5, 0, 0.5, 1]}]}
+    with pytest.raises(PromptError, match=r"subject 1: box 0.50,0.00,0.50,1.00 has no area"):
+        server.run(prompt)
+    layout["layout"] = {"version": 1, "subjects": good["subjects"] * 2}
+    with pytest.raises(PromptError, match=r"MSDLayout: layout: subject 4 has no picture"):
+        server.run(prompt)
+    layout["layout"] = good
+    prompt[find(prompt, "MSDLoadAdapter")]["inputs"]["adapter"] = "../../secret.bin"
+    with pytest.raises(PromptError, match="refused the prompt"):
+        server.run(prompt)
+    prompt[find(prompt, "MSDLoadAdapter")]["inputs"]["adapter"] = FILES["ms_adapter.bin"]
+    prompt[find(prompt, "KSampler")]["inputs"]["cfg"] = 7.500001
+    assert abs(first - run(server, prompt)).max() <= 1
+
+
+def test_help_and_templates_are_served(server: Server) -> None:
+    assert server.get("/extensions/ms_diffusion/docs/MSDApply/en.md").startswith(b"# MSD Apply")
+    assert set(server.get_json("/workflow_templates")["ms_diffusion"]) == {
+        path.stem for path in WORKFLOWS
+    }
