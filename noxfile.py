@@ -67,6 +67,9 @@ def lint(session: nox.Session) -> None:
     }
     if stray := [n for n in shipped if n.split("/")[0] not in rooms and n not in files]:
         session.error(f"The archive for the registry holds {stray}; .comfyignore misses them.")
+    pages = [f"web/docs/{node.name}/en.md" for node in (ROOT / "web" / "docs").iterdir()]
+    if lost := [n for n in (*pages, "web/js/layout.js", "LICENSE") if n not in shipped]:
+        session.error(f"The archive for the registry lacks {lost}.")
 
 
 def _install(session: nox.Session, *groups: str) -> Path:
