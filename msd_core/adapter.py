@@ -2,7 +2,7 @@
 cross-attention of the UNet, and dummy tokens. Every size is read from the tensors' shapes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,9 @@ def _resampler_sizes(shapes: Mapping[str, Sequence[int]], head_width: int | None
     inner = shape("layers.0.0.to_q.weight")[0]
     if head_width is None:
         # The number of heads is the one size that no shape tells. The release's heads are 64
-        # wide; a width that 64 would leave with a single head can only be a miniature.
-        head_width = RELEASED_HEAD_WIDTH if inner > RELEASED_HEAD_WIDTH else 16
+        # wide; what that would leave with one head or a part of one can only be a miniature.
+        several = inner > RELEASED_HEAD_WIDTH and inner % RELEASED_HEAD_WIDTH == 0
+        head_width = RELEASED_HEAD_WIDTH if several else 16
     if inner % head_width:
         raise ValueError(f"its resampler is {inner} wide, which heads of {head_width} don't divide")
     return {
@@ -52,6 +53,19 @@ def _resampler_sizes(shapes: Mapping[str, Sequence[int]], head_width: int | None
         "ff_mult": shape("layers.0.1.1.weight")[0] // dim,
         "phrase_embeddings_dim": shape("latent_proj.0.weight")[1] - FOURIER_WIDTH,
     }
+
+
+def flat_keys(sd: Mapping[Any, Any]) -> dict[str, Any]:
+    """The released file's table of tables (`image_proj`, `ms_adapter`) as flat keys; flat ones
+    stay."""
+    flat: dict[str, Any] = {}
+    for name, value in sd.items():
+        if isinstance(value, Mapping):
+            part = cast(Mapping[Any, Any], value)
+            flat |= {f"{name}.{key}": tensor for key, tensor in part.items()}
+        else:
+            flat[str(name)] = value
+    return flat
 
 
 class MSAdapter(nn.Module):
@@ -129,21 +143,23 @@ class MSAdapter(nn.Module):
     @classmethod
     def from_state_dict(
         cls,
-        sd: Mapping[str, Tensor],
+        sd: Mapping[str, Any],
         head_width: int | None = None,
         operations: Any = nn,
     ) -> "MSAdapter":
         """An adapter that owns these tensors, in their types.
 
         Args:
-            sd, head_width: as in `from_shapes`, whose errors this raises.
+            sd: the weights, under flat keys or as the released file nests them.
+            head_width: as in `from_shapes`, whose errors this raises.
             operations: namespace with `Linear` and `LayerNorm`; a host passes its own.
         """
-        shapes = {key: value.shape for key, value in sd.items()}
+        flat = flat_keys(sd)
+        shapes = {key: value.shape for key, value in flat.items()}
         # Checked on plain modules: a host's may hold no parameters before they are loaded.
         cls.from_shapes(shapes, head_width)
         adapter = cls._build(shapes, head_width, operations)
-        adapter.load_state_dict(dict(sd), assign=True)
+        adapter.load_state_dict(flat, assign=True)
         return adapter.requires_grad_(False)
 
     @classmethod

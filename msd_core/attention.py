@@ -34,6 +34,8 @@ def subject_attention(
         ValueError: the tokens don't divide among the subjects.
     """
     subjects = coverage.shape[1]
+    if subjects == 0:
+        return torch.zeros_like(query)
     if key.shape[1] % subjects:
         raise ValueError(f"{key.shape[1]} image tokens don't divide among {subjects} subjects")
     tokens = key.shape[1] // subjects

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from .adapter import MSAdapter
+from .adapter import MSAdapter, flat_keys
 
 _HEAD_WIDTH = "resampler_head_width"
 _FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -144,14 +144,7 @@ def _pickled(path: Path, mapped: bool) -> dict[str, Tensor]:
         raise ValueError(f"{path} can't be read as weights; it is damaged or cut short.") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no table of weights.")
-    flat: dict[str, Any] = {}
-    for name, value in cast(Mapping[Any, Any], content).items():
-        if isinstance(value, Mapping):
-            part = cast(Mapping[Any, Any], value)
-            flat |= {f"{name}.{key}": tensor for key, tensor in part.items()}
-        else:
-            flat[str(name)] = value
-    return _weights(path, flat)
+    return _weights(path, flat_keys(cast(Mapping[Any, Any], content)))
 
 
 def _weights(path: Path, flat: Mapping[str, Any]) -> dict[str, Tensor]:

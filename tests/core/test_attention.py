@@ -68,6 +68,12 @@ def test_no_coverage_is_exactly_zero():
         assert not subject_attention(query, key, value, nowhere, HEADS).any()
 
 
+def test_no_subjects_is_exactly_zero():
+    query, key, value, coverage = random_inputs(2)
+    nothing = subject_attention(query, key[:, :0], value[:, :0], coverage[:, :0], HEADS)
+    assert torch.equal(nothing, torch.zeros_like(query))
+
+
 def test_order_of_the_subjects_does_not_matter():
     query, key, value, coverage = random_inputs(3)
     order = torch.tensor([2, 0, 1])

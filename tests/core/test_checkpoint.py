@@ -73,6 +73,11 @@ def test_sizes_come_from_the_shapes(released):
     assert len(loaded.resampler.layers) == 2
 
 
+def test_nested_and_flat_weights_are_the_same(flat):
+    ours, theirs = (MSAdapter.from_state_dict(sd, 16) for sd in (flat, nested(flat)))
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+
+
 def test_saved_file_gives_the_same_tokens(adapter, released, tmp_path):
     save_adapter(adapter, tmp_path / "a.safetensors")
     loaded = load_adapter(tmp_path / "a.safetensors")
