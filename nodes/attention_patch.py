@@ -155,8 +155,10 @@ class SubjectAttentionPatch:
         rows: tuple[Rows, ...] = kwargs.get(_ROWS) or _guess_rows(transformer_options)
         if any(row.positive is not None for row in rows):
             run = transformer_options.get(_RUNS, {}).get(self, self.outside)
-            if self._acts(run, transformer_options):
-                transformer_options = self._patched(run, rows, transformer_options, x)
+            acts = self._acts(run, transformer_options)
+            # Auto layout looks on from the first step, also while the subjects don't act yet.
+            if acts or self.subjects.auto_layout is not None:
+                transformer_options = self._patched(run, rows, acts, transformer_options, x)
         return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
     def _acts(self, run: Run, transformer_options: dict[str, Any]) -> bool:
@@ -168,20 +170,26 @@ class SubjectAttentionPatch:
         return self.sigma_end <= sigma <= self.sigma_start
 
     def _patched(
-        self, run: Run, rows: tuple[Rows, ...], transformer_options: dict[str, Any], x: Tensor
+        self,
+        run: Run,
+        rows: tuple[Rows, ...],
+        acts: bool,
+        transformer_options: dict[str, Any],
+        x: Tensor,
     ) -> dict[str, Any]:
         replaced = transformer_options.get("patches_replace", {})
         attn2 = dict(replaced.get("attn2", {}))
         for block in self.keys_values:
             # The host looks for the block's own patch first, then for its room's.
             previous = attn2.get(block, attn2.get(block[:2]))
-            attn2[block] = partial(self._attend, run, rows, x.shape[0], block, previous)
+            attn2[block] = partial(self._attend, run, rows, acts, x.shape[0], block, previous)
         return {**transformer_options, "patches_replace": {**replaced, "attn2": attn2}}
 
     def _attend(
         self,
         run: Run,
         rows: tuple[Rows, ...],
+        acts: bool,
         batch: int,
         block: Block,
         previous: Callable[..., Tensor] | None,
@@ -215,7 +223,7 @@ class SubjectAttentionPatch:
             queries, coverage = self._coverage(
                 run, row, block, query, k[part], heads, height, width
             )
-            if queries.numel() == 0:
+            if not acts or queries.numel() == 0:
                 continue
             everything = queries.numel() == query.shape[1]
             key, value = self._keys_values(run, q)[block]

@@ -376,6 +376,26 @@ class TestAutoLayout:
         boxes = sample(guide(apply(plain, subjects(LEFT, RIGHT))), seed=1)
         assert not torch.equal(first, boxes)
 
+    def test_maps_are_gathered_before_the_subjects_act(
+        self, plain: Any, apply: Any, subjects: Any, pack: Any, monkeypatch: Any
+    ) -> None:
+        layout = pack.module("nodes.attention_patch").AutoLayout
+        counts: list[int] = []
+        add = layout.add
+
+        def counted(self: Any, maps: Any) -> None:
+            add(self, maps)
+            counts.append(self.steps)
+
+        monkeypatch.setattr(layout, "add", counted)
+        auto = subjects(LEFT, auto=(0.5, 1), prompt_tokens=((5,),))
+        model, calls = with_watch(apply(plain, auto, start_percent=0.3), POSITIVE)
+        percent = plain.get_model_object("model_sampling").percent_to_sigma
+        steps = torch.tensor([percent(p) for p in (0.1, 0.5, 0.7)] + [0.0])
+        sample(guide(model), sigmas=steps)
+        assert [any(changed) for changed, _ in calls] == [False, True, True]
+        assert max(counts) == 3
+
     def test_later_start_is_boxes_until_then(self, plain: Any, apply: Any, subjects: Any) -> None:
         late = subjects(LEFT, RIGHT, auto=(0.5, 9), prompt_tokens=self.PROMPT_TOKENS)
         boxes = sample(guide(apply(plain, subjects(LEFT, RIGHT))))
