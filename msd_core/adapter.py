@@ -1,7 +1,8 @@
 """The MS-Diffusion adapter as it is released: resampler, a key and a value projection for every
 cross-attention of the UNet, and dummy tokens. Every size is read from the tensors' shapes."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from .resampler import FOURIER_WIDTH, GroundingResampler
 
 RELEASED_HEAD_WIDTH = 64
+_LAYER = re.compile(r"image_proj\.layers\.(\d+)\.")
 
 
 class Projection(nn.Module):
@@ -20,6 +22,10 @@ class Projection(nn.Module):
         self.to_k_ip = operations.Linear(context, width, bias=False, device=device)
         self.to_v_ip = operations.Linear(context, width, bias=False, device=device)
 
+    def __iter__(self) -> Iterator[nn.Module]:
+        """The pair: to_k, to_v."""
+        return iter((self.to_k_ip, self.to_v_ip))
+
     def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """image_tokens [..., K, C] -> key and value [..., K, width]."""
         return self.to_k_ip(image_tokens), self.to_v_ip(image_tokens)
@@ -28,13 +34,16 @@ class Projection(nn.Module):
 def _resampler_sizes(shapes: Mapping[str, Sequence[int]], head_width: int | None) -> dict[str, int]:
     """Arguments of `GroundingResampler`, read from the shapes of its parameters."""
 
-    def shape(key: str) -> Sequence[int]:
+    def shape(key: str, rank: int = 2) -> Sequence[int]:
         if (key := f"image_proj.{key}") not in shapes:
             raise ValueError(f"key {key!r} is missing")
+        if len(shapes[key]) != rank or 0 in shapes[key]:
+            raise ValueError(f"{key!r} has shape {tuple(shapes[key])}, expected {rank} sizes")
         return shapes[key]
 
-    _, num_queries, dim = shape("grounding_latents")
+    _, num_queries, dim = shape("grounding_latents", rank=3)
     inner = shape("layers.0.0.to_q.weight")[0]
+    depths = [int(match[1]) for k in shapes if (match := _LAYER.match(k))]
     if head_width is None:
         # The number of heads is the one size that no shape tells. The release's heads are 64
         # wide; what that would leave with one head or a part of one can only be a miniature.
@@ -44,7 +53,7 @@ def _resampler_sizes(shapes: Mapping[str, Sequence[int]], head_width: int | None
         raise ValueError(f"its resampler is {inner} wide, which heads of {head_width} don't divide")
     return {
         "dim": dim,
-        "depth": 1 + max(int(k.split(".")[2]) for k in shapes if k.startswith("image_proj.layers")),
+        "depth": 1 + max(depths),
         "dim_head": head_width,
         "heads": inner // head_width,
         "num_queries": num_queries,
@@ -178,6 +187,8 @@ class MSAdapter(nn.Module):
             key = f"ms_adapter.{number}.to_k_ip.weight"
             if key not in shapes:
                 raise ValueError(f"key {key!r} is missing")
+            if len(shapes[key]) != 2:
+                raise ValueError(f"{key!r} has shape {tuple(shapes[key])}, expected 2 sizes")
             width = shapes[key][0]
             projections[str(number)] = Projection(sizes["output_dim"], width, operations, "meta")
         return cls(

@@ -18,7 +18,8 @@ class AutoLayout:
 
     def add(self, maps: Tensor) -> None:
         """Count one step's maps [B, S, N] in."""
-        self._sum = maps if self._sum is None else self._sum + maps
+        maps = maps.float()
+        self._sum = maps.clone() if self._sum is None else self._sum + maps.to(self._sum.device)
         self.steps += 1
 
     def coverage(self) -> Tensor:

@@ -74,8 +74,6 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
     source, target = Path(source), Path(target)
     if target.exists():
         raise FileExistsError(f"{target} exists; it is not overwritten.")
-    if source.is_file() and source.stat().st_size and not zipfile.is_zipfile(source):
-        raise ValueError(f"{source} is damaged, cut short, or no file of torch.save.")
     layout = {key: (tensor.dtype, tensor.shape) for key, tensor in _pickled(source, True).items()}
     try:
         adapter = MSAdapter.from_shapes({key: shape for key, (_, shape) in layout.items()})
@@ -134,6 +132,12 @@ def _pickled(path: Path, mapped: bool) -> dict[str, Tensor]:
     """Flat key -> tensor of a pickle; `mapped` leaves the data on disk until it is touched."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file.")
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            old = file.read(1) == b"\x80"  # a bare pickle, as torch wrote before 1.6
+        if not old or mapped:
+            reason = "of PyTorch's form before 1.6" if old else "cut short or no file of torch.save"
+            raise ValueError(f"{path} is {reason}. Was it downloaded whole?")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def box_coverage(boxes: Tensor, height: int, width: int) -> Tensor:
+def box_coverage(
+    boxes: Tensor, height: int, width: int, crop: tuple[float, float, float, float] | None = None
+) -> Tensor:
     """Cells that boxes cover: column j is in when floor(x0 * width) <= j < ceil(x1 * width),
     rows alike.
 
@@ -17,14 +19,22 @@ def box_coverage(boxes: Tensor, height: int, width: int) -> Tensor:
     Args:
         boxes: [..., S, 4], x0, y0, x1, y1 as shares of the picture, origin top left.
         height, width: cells of the level.
+        crop: the part of the picture that the level shows, as a box; None is all of it.
     Returns:
         bool [..., S, height * width], row-major.
     """
-    x0, y0, x1, y1 = boxes[..., None].unbind(-2)  # each [..., S, 1]
+    edges = boxes * torch.tensor([width, height, width, height], device=boxes.device)
+    if crop is not None:
+        start = torch.tensor(crop[:2] * 2, dtype=torch.float64, device=boxes.device)
+        end = torch.tensor(crop[2:] * 2, dtype=torch.float64, device=boxes.device)
+        cells = torch.tensor([width, height, width, height], device=boxes.device)
+        # Rounded, so that an edge on a cell's edge stays on it through the division.
+        edges = ((boxes.double() - start) / (end - start) * cells).round(decimals=4)
+    x0, y0, x1, y1 = edges[..., None].unbind(-2)  # each [..., S, 1]
     columns = torch.arange(width, device=boxes.device)
     rows = torch.arange(height, device=boxes.device)
-    in_columns = (columns >= (x0 * width).floor()) & (columns < (x1 * width).ceil())
-    in_rows = (rows >= (y0 * height).floor()) & (rows < (y1 * height).ceil())
+    in_columns = (columns >= x0.floor()) & (columns < x1.ceil())
+    in_rows = (rows >= y0.floor()) & (rows < y1.ceil())
     return (in_rows[..., :, None] & in_columns[..., None, :]).flatten(-2)
 
 
@@ -42,9 +52,10 @@ def mask_coverage(masks: Tensor, height: int, width: int) -> Tensor:
 
 
 def mask_box(mask: Tensor) -> tuple[float, float, float, float]:
-    """Smallest box (x0, y0, x1, y1 in 0..1) around the nonzero part of a mask [H, W]; all zeros
-    where there is none."""
-    rows, columns = (mask > 0).any(1).nonzero(), (mask > 0).any(0).nonzero()
+    """Smallest box (x0, y0, x1, y1 in 0..1) around what is at least half as bright as the brightest
+    part of a mask [H, W], so that a faint stray pixel doesn't count; all zeros for a black mask."""
+    inside = (mask >= mask.max() / 2) & (mask > 0)
+    rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
     if len(rows) == 0:
         return 0.0, 0.0, 0.0, 0.0
     height, width = mask.shape

@@ -1,6 +1,7 @@
 """MSDApply: masked multi-subject attention on a MODEL."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -11,9 +12,16 @@ from comfy_api.latest import io
 from ..msd_core import MSAdapter
 from ..msd_core.sdxl import check_fit, cross_attentions
 from .attention_patch import SubjectAttentionPatch
-from .subjects import MSDAdapterType, MSDSubjects, Subjects
+from .subjects import MSDAdapterType, MSDSubjects, Subject, Subjects
 
 _WRAPPER_KEY = "ms_diffusion"
+
+
+def _where(subject: Subject) -> Subject:
+    """Of a subject only what says where it goes: the model shall not keep its photos."""
+    return replace(
+        subject, photos=torch.empty(0), photo_masks=None, features=None, image_tokens=None
+    )
 
 
 class MSDApply(io.ComfyNode):
@@ -99,7 +107,14 @@ class MSDApply(io.ComfyNode):
 
         ms_adapter: MSAdapter = adapter.model
         unet = model.get_model_object("diffusion_model")
-        attentions = cross_attentions({k: v.shape for k, v in unet.state_dict().items()})
+        unet = getattr(unet, "_orig_mod", unet)  # what torch.compile has wrapped
+        # From the layers, whose stored weights may be packed.
+        shapes = {
+            f"{name}.weight": (layer.out_features, layer.in_features)
+            for name, layer in unet.named_modules()
+            if name.endswith("attn2.to_k")
+        }
+        attentions = cross_attentions(shapes)
         sizes = [(p.to_k_ip.out_features, p.to_k_ip.in_features) for p in ms_adapter.projections]
         try:
             check_fit(attentions, sizes)
@@ -107,6 +122,11 @@ class MSDApply(io.ComfyNode):
             raise ValueError(f"adapter: it doesn't fit this model: {error}.") from error
 
         comfy.model_management.load_model_gpu(adapter)
+        if (came := photo_tokens[0].shape[-1]) != (wanted := attentions[0].context):
+            raise ValueError(
+                f"subjects: their image tokens are {came} wide, this adapter's are {wanted}. "
+                "Ground them with the adapter that is connected here."
+            )
         tokens = torch.cat(photo_tokens).to(adapter.load_device, torch.float32)
         # Weighting the probabilities after the softmax is weighting the values, once.
         value_weights = torch.tensor(token_weights)[:, None].to(tokens)
@@ -117,7 +137,7 @@ class MSDApply(io.ComfyNode):
         sampling = model.get_model_object("model_sampling")
         patch = SubjectAttentionPatch(
             dict(zip((a.block for a in attentions), keys_values, strict=True)),
-            subjects,
+            replace(subjects, subjects=tuple(map(_where, subjects.subjects))),
             owners,
             sigma_start=float(sampling.percent_to_sigma(start_percent)),
             sigma_end=float(sampling.percent_to_sigma(end_percent)),

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from ..msd_core.attention import phrase_maps, subject_attention
 from ..msd_core.auto_layout import AutoLayout
-from .subjects import Box, Subjects
+from .subjects import WHOLE_PICTURE, Box, Subjects
 
 _ROWS = "ms_diffusion_rows"  # model cond, and keyword of the UNet's forward
 _RUNS = "ms_diffusion_runs"  # transformer option
-_WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 Block = tuple[str, int, int]
 KeyValue = tuple[Tensor, Tensor]
@@ -36,7 +35,7 @@ class Rows:
     def crop(self) -> Box:
         """The shown part, as shares of the picture: left, top, right, bottom."""
         if self.area is None:
-            return _WHOLE
+            return WHOLE_PICTURE
         (height, width), (h, w, y, x) = self.picture, self.area
         return x / width, y / height, (x + w) / width, (y + h) / height
 
@@ -80,10 +79,13 @@ class Run:
 
     def enter(self, sigma: float) -> None:
         """Find the step, counted from 1, that a call at this sigma belongs to. Samplers may call
-        the model more than once a step, also between the sigmas of the schedule."""
+        the model more than once a step, also between the sigmas of the schedule; a call that
+        looks ahead to the next sigma, as heun's second, counts for the next step."""
         if self.sigmas:
             self.step = max(1, sum(s >= sigma * (1 - 1e-5) for s in self.sigmas))
         elif sigma > self.last_sigma:  # outside a run, a rising sigma is a new one
+            self.keys_values.clear()
+            self.coverages.clear()
             self.auto_layouts.clear()
             self.step = 1
         elif sigma != self.last_sigma:
@@ -100,7 +102,8 @@ class StepLayout:
 
 
 class SubjectAttentionPatch:
-    """What MSDApply puts on a model: two wrappers, and no state of its own between runs.
+    """What MSDApply puts on a model: two wrappers. State lives in a run; only auto layout outside
+    of any sampling run has a place here.
 
     Args:
         keys_values: block -> key and value [K, width] of all image tokens, weights included.
@@ -154,7 +157,9 @@ class SubjectAttentionPatch:
         """DIFFUSION_MODEL wrapper: put the image branch over what is on each block right now."""
         rows: tuple[Rows, ...] = kwargs.get(_ROWS) or _guess_rows(transformer_options)
         if any(row.positive is not None for row in rows):
-            run = transformer_options.get(_RUNS, {}).get(self, self.outside)
+            run = transformer_options.get(_RUNS, {}).get(self)
+            if run is None:
+                run = Run([]) if self.subjects.auto_layout is None else self.outside
             acts = self._acts(run, transformer_options)
             # Auto layout looks on from the first step, also while the subjects don't act yet.
             if acts or self.subjects.auto_layout is not None:
@@ -233,7 +238,7 @@ class SubjectAttentionPatch:
                 value.expand(len(query), -1, -1),
                 coverage.expand(len(query), -1, -1),
                 heads,
-            )
+            ).to(out.dtype)  # another pack's attention may give another type
             if everything:
                 out[part] += image
             else:
@@ -285,7 +290,7 @@ class SubjectAttentionPatch:
             return run.coverages[place]
         # A subject keeps its place where this conditioning's text doesn't hold its phrase.
         covered, of_covered = run.coverages[place]
-        coverage = state.layout.coverage()[:, self.owners].to(of_covered.dtype)
+        coverage = state.layout.coverage()[:, self.owners].to(of_covered)
         for n, owner in enumerate(self.owners):
             tokens = self.subjects.subjects[owner].prompt_tokens
             if not tokens or max(tokens) >= (row.text_tokens or text_key.shape[1]):

@@ -72,15 +72,14 @@ class MSDAutoLayout(io.ComfyNode):
         seen: Counter[str] = Counter()
         placed, report = [], []
         for number, subject in enumerate(subjects.subjects, 1):
-            places = prompt_places(clip, subject.phrase, prompt, seen[subject.phrase])
-            seen[subject.phrase] += 1
-            if places:
+            places: tuple[int, ...] = ()
+            try:
+                places = prompt_places(clip, subject.phrase, prompt, seen[subject.phrase])
                 report.append(f"Subject {number}: follows {subject.phrase!r}.")
-            else:
-                report.append(
-                    f"Subject {number}: {subject.phrase!r} is not in the prompt; keeps its box."
-                )
+            except LookupError as reason:
+                report.append(f"Subject {number}: {reason.args[0]}; keeps its box.")
                 logging.warning("MSD Auto Layout: %s", report[-1])
+            seen[subject.phrase] += 1
             placed.append(replace(subject, prompt_tokens=places))
         settings = AutoLayoutSettings(threshold, start_step)
         return io.NodeOutput(
@@ -89,21 +88,28 @@ class MSDAutoLayout(io.ComfyNode):
 
 
 def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple[int, ...]:
-    """Places of a phrase's tokens in the encoded prompt, over all its chunks; () if not found.
+    """Places of a phrase's tokens in the encoded prompt, over all its chunks.
 
     The prompt's weights "(dog:1.2)" and embeddings don't count as words of it. `occurrence` as in
     `phrase_span`.
+
+    Raises:
+        LookupError: the phrase isn't there; says why.
     """
+    if not phrase:
+        raise LookupError("it has no phrase")
     escaped = comfy.sd1_clip.escape_important(prompt)
     segments = comfy.sd1_clip.token_weights(escaped, 1.0)
     plain = comfy.sd1_clip.unescape_important("".join(text for text, _ in segments))
-    host_tokenizer = clip.tokenizer.clip_l
+    host_tokenizer = getattr(clip.tokenizer, "clip_l", None)
+    if host_tokenizer is None:
+        raise ValueError("clip: it has no CLIP-L. Connect the CLIP of an SDXL checkpoint.")
     if host_tokenizer.embedding_directory is not None:  # else the host takes them for words
         plain = _EMBEDDING.sub("", plain)
     tokenizer = host_tokenizer.tokenizer
     start, end = phrase_span(tokenizer, phrase, plain, occurrence)
     if end == 0:
-        return ()
+        raise LookupError(f"{phrase!r} is not in the prompt")
     places, tokens, offset = [], [], 0
     for chunk in clip.tokenize(prompt, return_word_ids=True)["l"]:
         for place, (token, _, word) in enumerate(chunk, offset):
@@ -112,5 +118,6 @@ def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple
                 tokens.append(token)
         offset += len(chunk)
     if tokens != tokenizer(plain, add_special_tokens=False)["input_ids"]:
-        return ()  # weights inside a word: the encoder saw other tokens than its text has
+        # Weights inside a word: the encoder saw other tokens than the text has.
+        raise LookupError("the prompt has weights inside a word, so that places can't be counted")
     return tuple(places[start - 1 : end - 1])

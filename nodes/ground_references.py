@@ -1,5 +1,6 @@
 """MSDGroundReferences: image features, phrase and box of each subject -> its image tokens."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,6 +53,9 @@ class MSDGroundReferences(io.ComfyNode):
         features = [subject.features for subject in subjects.subjects]
         for number, feature in enumerate(features, 1):
             _check_features(feature, model.feature_width, number)
+        for number, subject in enumerate(subjects.subjects, 1):
+            if use_grounding and not subject.phrase:
+                logging.warning("MSD Ground References: subject %d has no phrase.", number)
         phrases = phrase_embeds(clip, [subject.phrase for subject in subjects.subjects])
         if phrases.shape[-1] != model.phrase_width:
             raise ValueError(

@@ -10,10 +10,9 @@ from torch import Tensor
 from ..msd_core.layout import mask_box
 from .boxes import NO_BOX, parse_boxes, parse_layout, pixel_box
 from .layout_preview import draw_layout
-from .subjects import MSDSubjects, Subject, Subjects
+from .subjects import WHOLE_PICTURE, MSDSubjects, Subject, Subjects
 
 MOST_SUBJECTS = 16
-WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
 
 @io.comfytype(io_type="MSD_LAYOUT")
@@ -175,7 +174,10 @@ class MSDLayout(io.ComfyNode):
             photos = _photos(references[f"reference_{number}"], number)
             region = regions.get(f"region_{number}")
             if region is not None:
-                region = _mask(region, f"region_{number}")[0]
+                region = _mask(region, f"region_{number}")
+                if len(region) != 1:
+                    raise ValueError(f"region_{number}: {len(region)} masks came for one region.")
+                region = region[0]
                 box = mask_box(region)
             elif place is None and linked is None:
                 raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..msd_core.layout import box_coverage, mask_coverage
 
 Box = tuple[float, float, float, float]
+WHOLE_PICTURE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,12 @@ class Subject:
         Returns:
             [height * width], bool for a box, float for a region.
         """
-        left, top, right, bottom = crop
         if self.region is None:
-            box = torch.tensor(self.box)
-            if crop != (0.0, 0.0, 1.0, 1.0) and any(self.box):
-                size = torch.tensor([right - left, bottom - top]).repeat(2)
-                box = (box - torch.tensor([left, top]).repeat(2)) / size
-            return box_coverage(box[None], height, width)[0]
+            if crop == WHOLE_PICTURE:
+                return box_coverage(torch.tensor([self.box]), height, width)[0]
+            box = torch.tensor([self.box], dtype=torch.float64)
+            return box_coverage(box, height, width, crop)[0] & any(self.box)
+        left, top, right, bottom = crop
         rows, columns = self.region.shape
         part = self.region[
             round(top * rows) : max(round(bottom * rows), round(top * rows) + 1),

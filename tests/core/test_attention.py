@@ -152,6 +152,11 @@ def test_auto_layout_is_the_mean_of_all_steps():
     low, high = mean.amin(-1, keepdim=True), mean.amax(-1, keepdim=True)
     assert torch.equal(layout.coverage(), (mean - low) / (high - low + 1e-5) > 0.5)
     assert layout.steps == 3
+    reused, buffer = AutoLayout(0.5), maps[0].clone()
+    reused.add(buffer)
+    before = reused.coverage()
+    buffer.zero_()
+    assert torch.equal(reused.coverage(), before)
     nothing = AutoLayout(0.5)
     nothing.add(torch.zeros(1, 1, 10))
     assert not nothing.coverage().any()

@@ -69,6 +69,7 @@ def test_sizes_come_from_the_shapes(released):
     assert loaded.image_token_count == 8
     assert (loaded.feature_width, loaded.phrase_width) == (24, 20)
     assert [p.to_k_ip.out_features for p in loaded.projections] == list(WIDTHS)
+    assert [to_v.out_features for _, to_v in loaded.projections] == list(WIDTHS)
     assert loaded.dummy_tokens.shape == (1, 4, 40)
     assert len(loaded.resampler.layers) == 2
 
@@ -120,6 +121,18 @@ FAULTS = {
     "other width": (
         lambda sd: sd.update({"ms_adapter.1.to_v_ip.weight": torch.ones(32, 41)}),
         r"'ms_adapter.1.to_v_ip.weight' has shape \(32, 41\), expected \(32, 40\)",
+    ),
+    "flat weight": (
+        lambda sd: sd.update({"image_proj.proj_in.weight": torch.ones(7)}),
+        r"'image_proj.proj_in.weight' has shape \(7,\), expected 2 sizes",
+    ),
+    "flat projection": (
+        lambda sd: sd.update({"ms_adapter.3.to_k_ip.weight": torch.ones(7)}),
+        r"'ms_adapter.3.to_k_ip.weight' has shape \(7,\), expected 2 sizes",
+    ),
+    "odd layer": (
+        lambda sd: sd.update({"image_proj.layers.x.y": torch.ones(7)}),
+        "'image_proj.layers.x.y' is none",
     ),
     "NaN": (
         lambda sd: sd["ms_adapter.3.to_k_ip.weight"].view(-1)[5:6].fill_(float("nan")),
@@ -175,6 +188,14 @@ class Attack:
         return Path.touch, (self.path,)
 
 
+def test_old_form_of_pickle(flat, tmp_path):
+    path = tmp_path / "old.bin"
+    torch.save(nested(flat), path, _use_new_zipfile_serialization=False)
+    assert load_adapter(path).image_token_count == 8
+    with pytest.raises(ValueError, match=r"old.bin is of PyTorch's form before 1.6"):
+        convert(path, tmp_path / "new.safetensors")
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_in_a_pickle_is_not_run(tmp_path):
     trace = tmp_path / "trace"
@@ -195,7 +216,11 @@ def test_files_that_are_no_files(adapter, released, tmp_path, suffix):
         sound = tmp_path / "sound.safetensors"
         save_adapter(adapter, sound)
     content = sound.read_bytes()
-    faults = {"empty": b"", "short": content[: len(content) // 2], "text": b"no weights at all"}
+    faults = {
+        "empty": b"",
+        "short": content[: len(content) // 2],
+        "text": b"version https://git-lfs",
+    }
     if suffix == ".safetensors":
         faults["lying header"] = (10**15).to_bytes(8, "little") + content[8:]
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

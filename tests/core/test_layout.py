@@ -68,6 +68,21 @@ def test_width_and_height_are_not_swapped():
     assert wide.sum(0).tolist() == [2, 2, 2, 2, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("columns", [26, 96, 104, 152])
+def test_edges_on_cells_stay_there_in_a_crop(columns):
+    """The crop of the whole picture's coverage is the coverage of the crop."""
+    edges = torch.arange(columns + 1, dtype=torch.float64) / columns
+    for start in range(0, columns - 8, 7):
+        for end in (start + 8, columns):
+            crop = (start / columns, 0.0, end / columns, 1.0)
+            for left in range(0, columns, 5):
+                box = torch.tensor([[edges[left], 0.0, edges[left + 1], 1.0]], dtype=torch.float64)
+                part = box_coverage(box, 1, end - start, crop)[0]
+                expected = torch.zeros(columns, dtype=torch.bool)
+                expected[left] = True
+                assert torch.equal(part, expected[start:end])
+
+
 def test_leading_dimensions_are_kept():
     assert box_coverage(torch.rand(2, 3, 5, 4), 6, 7).shape == (2, 3, 5, 42)
 
@@ -97,4 +112,5 @@ def test_box_of_a_mask():
     mask = torch.zeros(10, 20)
     assert mask_box(mask) == (0, 0, 0, 0)
     mask[2:5, 4:10] = 0.3
+    mask[9, 19] = 0.01  # a stray pixel
     assert mask_box(mask) == (0.2, 0.2, 0.5, 0.5)

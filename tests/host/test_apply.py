@@ -470,6 +470,24 @@ class TestCompany:
         assert not torch.equal(before, alone)
         assert not torch.equal(before, sample(guide(apply(plain, subjects(LEFT)))))
 
+    def test_attention_of_another_type(
+        self, plain: Any, apply: Any, subjects: Any, pack: Any
+    ) -> None:
+        """Other packs' attention may give another type than its query has."""
+        module = pack.module("nodes.attention_patch")
+        model = apply(plain, subjects(LEFT))
+        wrappers = model.model_options["transformer_options"]["wrappers"]["diffusion_model"]
+        patch = wrappers["ms_diffusion"][0].__self__
+        q = noise(1, 1, 16, 128)
+        options = {"n_heads": 8, "attn_precision": None, "activations_shape": [1, 128, 4, 4]}
+        out = patch._attend(
+            module.Run([]), (module.Rows(0),), True, 1, ("middle", 0, 0),
+            lambda q, k, v, extra_options: q.double(), q, q, q, options,
+        )  # fmt: skip
+        assert out.dtype == torch.float64
+        changed = (out != q).any(-1)[0].view(4, 4)
+        assert changed[1:3, :2].all() and changed.sum() == 4
+
     def test_a_patch_that_adds_to_the_slot(self, plain: Any, apply: Any, subjects: Any) -> None:
         """Packs look whether something with `add` is in the slot: ours must not be."""
         model = apply(plain, subjects(LEFT))
@@ -516,6 +534,21 @@ class TestRefusals:
         subject = kinds.Subject("cat", LEFT, 1.0, torch.zeros(1, 8, 8, 3))
         with pytest.raises(ValueError, match="subject 1 has no image tokens"):
             pack.MSDApply.execute(plain, adapter, kinds.Subjects((subject,)), 0.6)
+
+    def test_tokens_of_another_adapter(self, pack: Any, plain: Any, adapter: Any) -> None:
+        kinds = pack.module("nodes.subjects")
+        tokens = torch.zeros(1, 16, 2048)
+        subject = kinds.Subject("cat", LEFT, 1.0, torch.zeros(1, 8, 8, 3), image_tokens=tokens)
+        with pytest.raises(ValueError, match=r"image tokens are 2048 wide, this adapter's are 64"):
+            pack.MSDApply.execute(plain, adapter, kinds.Subjects((subject,)), 0.6)
+
+    def test_the_model_does_not_keep_the_photos(
+        self, plain: Any, apply: Any, subjects: Any
+    ) -> None:
+        model = apply(plain, subjects(LEFT))
+        wrappers = model.model_options["transformer_options"]["wrappers"]
+        (subject,) = wrappers["diffusion_model"]["ms_diffusion"][0].__self__.subjects.subjects
+        assert subject.photos.numel() == 0 and subject.image_tokens is None
 
 
 @torch.inference_mode()

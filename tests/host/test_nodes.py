@@ -333,8 +333,12 @@ class TestAutoLayout:
     def test_places(
         self, pack: Any, clip: Any, prompt: str, phrase: str, occurrence: int, expected: list[str]
     ) -> None:
-        places = pack.module("nodes.auto_layout").prompt_places(clip, phrase, prompt, occurrence)
-        assert self.words(clip, prompt, places) == expected
+        find = pack.module("nodes.auto_layout").prompt_places
+        if expected:
+            assert self.words(clip, prompt, find(clip, phrase, prompt, occurrence)) == expected
+        else:
+            with pytest.raises(LookupError, match=r"not in the prompt|weights inside a word"):
+                find(clip, phrase, prompt, occurrence)
 
     def test_occurrences_are_different_places(self, pack: Any, clip: Any) -> None:
         find = pack.module("nodes.auto_layout").prompt_places
