@@ -236,8 +236,8 @@ def _photos(image: Tensor, number: int) -> Tensor:
 
 
 def _mask(mask: Tensor, socket: str) -> Tensor:
-    """A MASK as [n, H, W] in 0..1."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float()
+    """A MASK as [n, H, W] in 0..1, on the CPU like all that says where a subject is."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
     if not mask.isfinite().all():
         raise ValueError(f"{socket} holds values that are not numbers (NaN or infinity).")
     return mask.clamp(0, 1)
