@@ -13,10 +13,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 MINUTES = {
     "vae": 11.0,
-    "vision": 2.0,
-    "base": 40.0,
-    "adapter": 10.0,
-    "adapter_without_masks": 10.0,
+    "vision": 2.5,
+    "base": 44.5,
+    "adapter": 5.0,
+    "adapter_without_masks": 5.0,
     "judge": 4.0,
 }
 
@@ -27,6 +27,7 @@ def main() -> None:
     train = commands.add_parser("train", help="train one stage")
     train.add_argument("--stage", choices=MINUTES, required=True)
     train.add_argument("--minutes", type=float, help="wall clock, earlier runs included")
+    train.add_argument("--scenes", type=float, default=1.0, help="share of the scenes to draw")
     train.add_argument("--threads", type=int, default=1)
     export = commands.add_parser("export", help="write the family's files")
     export.add_argument("--models", type=Path, default=ROOT / "microworld" / "models")
@@ -41,7 +42,8 @@ def main() -> None:
     from microworld.train import train as train_stage
 
     torch.set_num_threads(options.threads)
-    train_stage(options.stage, options.work, options.minutes or MINUTES[options.stage])
+    minutes = options.minutes or MINUTES[options.stage]
+    train_stage(options.stage, options.work, minutes, options.scenes)
 
 
 if __name__ == "__main__":

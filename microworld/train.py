@@ -8,6 +8,7 @@ adapter  as METHOD section 9: everything frozen but resampler and projections.
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,8 +55,8 @@ class Pool:
     background: Tensor  # [n]
 
 
-def load_pools(folder: Path) -> dict[str, Pool]:
-    """Draw and encode the scenes once, and keep them in a file."""
+def load_pools(folder: Path, scenes: float) -> dict[str, Pool]:
+    """Draw and encode the scenes once, and keep them in a file. scenes: share of POOL to draw."""
     path = folder / "pools.pt"
     if path.exists():
         return torch.load(path, weights_only=False)
@@ -64,18 +65,18 @@ def load_pools(folder: Path) -> dict[str, Pool]:
     pools = {}
     for name, size in SIZES.items():
         latents, parts = [], []
-        for _ in range(POOL[name] // 64):
-            scenes = draw_scenes(64, g, size)
-            picture = scenes.picture.contiguous(memory_format=torch.channels_last)
+        for _ in range(max(1, int(scenes * POOL[name]) // 64)):
+            drawn = draw_scenes(64, g, size)
+            picture = drawn.picture.contiguous(memory_format=torch.channels_last)
             latents.append(autoencoder.encode(picture).contiguous())
-            parts.append(scenes)
+            parts.append(drawn)
         pools[name] = Pool(
             torch.cat(latents),
             torch.cat([s.boxes for s in parts]),
             Looks.cat([s.looks for s in parts]),
             torch.cat([s.background for s in parts]),
         )
-        print(f"{name}: {POOL[name]} scenes, {time.monotonic() - begin:.0f} s", flush=True)
+        print(f"{name}: {64 * len(parts)} scenes, {time.monotonic() - begin:.0f} s", flush=True)
     torch.save(pools, path)
     return pools
 
@@ -165,7 +166,7 @@ class Attributes(nn.Module):
         self.read = nn.Linear(64, len(SHAPES) + len(TEXTURES) + len(COLOURS) + 3)
 
 
-def train_vision(folder: Path, minutes: float) -> None:
+def train_vision(folder: Path, minutes: float, scenes: float) -> None:
     torch.manual_seed(2)
     family = Family(Vocabulary())
     module = Attributes(family)
@@ -186,9 +187,9 @@ def train_vision(folder: Path, minutes: float) -> None:
         trainer.update(torch.stack(list(parts.values())).sum(), batch, **parts)
 
 
-def train_base(folder: Path, minutes: float) -> None:
+def train_base(folder: Path, minutes: float, scenes: float) -> None:
     torch.manual_seed(3)
-    family, pools = Family(Vocabulary()), load_pools(folder)
+    family, pools = Family(Vocabulary()), load_pools(folder, scenes)
     vision = torch.load(folder / "vision.pt", weights_only=False)["average"]
     family.vision.load_state_dict(
         {k.removeprefix("vision."): v for k, v in vision.items() if k.startswith("vision.")}
@@ -215,10 +216,10 @@ def train_base(folder: Path, minutes: float) -> None:
         )
 
 
-def train_adapter(folder: Path, minutes: float, masks: bool = True) -> None:
+def train_adapter(folder: Path, minutes: float, scenes: float, masks: bool = True) -> None:
     stage = "adapter" if masks else "adapter_without_masks"
     torch.manual_seed(4)
-    family, pools = Family(Vocabulary()), load_pools(folder)
+    family, pools = Family(Vocabulary()), load_pools(folder, scenes)
     base = torch.load(folder / "base.pt", weights_only=False)["average"]
     family.load_state_dict(base)
     family.requires_grad_(False)
@@ -241,14 +242,15 @@ def train_adapter(folder: Path, minutes: float, masks: bool = True) -> None:
 
 STAGES = {
     "vae": train_vae,
-    "judge": train_judge,
     "vision": train_vision,
     "base": train_base,
     "adapter": train_adapter,
-    "adapter_without_masks": lambda folder, minutes: train_adapter(folder, minutes, masks=False),
+    "adapter_without_masks": partial(train_adapter, masks=False),
+    "judge": train_judge,
 }
 
 
-def train(stage: str, folder: Path, minutes: float) -> None:
+def train(stage: str, folder: Path, minutes: float, scenes: float = 1.0) -> None:
+    """Train one stage for some minutes; scenes: share of the usual number of scenes to draw."""
     make_host_trainable()
-    STAGES[stage](folder, minutes)
+    STAGES[stage](folder, minutes, scenes)

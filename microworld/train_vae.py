@@ -26,18 +26,18 @@ def crops(pictures: Tensor, centres: Tensor, g: Generator) -> Tensor:
     return torch.stack(parts).float().div(255)
 
 
-def train_vae(folder: Path, minutes: float) -> None:
+def train_vae(folder: Path, minutes: float, scenes: float) -> None:
     torch.manual_seed(1)
     autoencoder = Autoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trainer = Trainer("vae", autoencoder, folder, minutes, rate=2e-3, weight_decay=0, seed=1)
     g = torch.Generator().manual_seed(11)
-    drawn = [draw_scenes(128, g) for _ in range(POOL // 128)]
-    pictures = torch.cat([(scenes.picture * 255).round().byte() for scenes in drawn])
-    boxes = torch.cat([scenes.boxes[:, 0] for scenes in drawn])  # of the first subject
+    drawn = [draw_scenes(128, g) for _ in range(max(1, int(scenes * POOL) // 128))]
+    pictures = torch.cat([(batch.picture * 255).round().byte() for batch in drawn])
+    boxes = torch.cat([batch.boxes[:, 0] for batch in drawn])  # of the first subject
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     g = trainer.generator
     for _ in trainer.steps():
-        rows = torch.randint(0, POOL, (BATCH,), generator=g)
+        rows = torch.randint(0, len(pictures), (BATCH,), generator=g)
         x = crops(pictures[rows], centres[rows], g).contiguous(memory_format=torch.channels_last)
         z = autoencoder.encode(x)
         y = autoencoder.decode(z + 0.08 * torch.randn(z.shape, generator=g))

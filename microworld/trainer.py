@@ -44,6 +44,7 @@ class Trainer:
         self.step, self.seconds, self.samples = 0, 0.0, 0
         self.curve: list[tuple[float, dict[str, float]]] = []
         self._sums: dict[str, float] = {}
+        self._count = 0  # steps in the sums
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{stage}.pt"
         if self.path.exists():
@@ -88,8 +89,9 @@ class Trainer:
                     self.average[name].lerp_(value, 1 - decay)
                 else:
                     self.average[name].copy_(value)
+        self._count += 1
         for name, value in {"loss": loss, **parts}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.item() / PRINT_STEPS
+            self._sums[name] = self._sums.get(name, 0.0) + value.item()
 
     def metadata(self) -> dict[str, str]:
         """What a file of weights says about its training."""
@@ -102,15 +104,16 @@ class Trainer:
         }
 
     def _report(self) -> None:
-        self.curve.append((self.seconds, self._sums))
-        losses = " ".join(f"{name} {value:.4f}" for name, value in self._sums.items())
+        means = {name: value / self._count for name, value in self._sums.items()}
+        self.curve.append((self.seconds, means))
+        losses = " ".join(f"{name} {value:.4f}" for name, value in means.items())
         print(
             f"{self.stage} step {self.step} {losses} "
             f"{self.samples / self.seconds:.0f} samples/s, "
             f"{(self.budget - self.seconds) / 60:.1f} minutes to go",
             flush=True,
         )
-        self._sums = {}
+        self._sums, self._count = {}, 0
 
     def _save(self) -> None:
         state = {
