@@ -13,7 +13,7 @@ import torch
 from comfy.sdxl_clip import SDXLTokenizer
 from torch import Tensor, nn
 
-from microworld.scenes import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
+from microworld.scenes import BACKGROUNDS, COLOURS, MOST, SHAPES, TEXTURES
 from msd_core import MSAdapter
 from msd_core.attention import subject_attention
 from msd_core.layout import box_coverage
@@ -149,16 +149,20 @@ class Family(nn.Module):
 
     def image_tokens(self, guidance: Guidance) -> Tensor:
         """[n, MOST * T, C]; zeros for subjects that are not there."""
-        present = guidance.present
+        present, resampler = guidance.present, self.adapter.resampler
+        if not guidance.phrases:
+            width = resampler.norm_out.weight.shape[0]
+            return torch.zeros(len(present), MOST * self.adapter.image_token_count, width)
         words = sorted(set(guidance.phrases))
         rows, _, lengths = self.vocabulary.encode(words)
         pooled = self._encode(self.text_l, rows, lengths)[2]
-        tokens = self.adapter.resampler(
+        tokens = resampler(
             self.features(guidance.references),
             pooled[[words.index(p) for p in guidance.phrases]],
             guidance.boxes[present],
             guidance.drop_grounding[:, None].expand_as(present)[present],
         )
+        # Scattered rather than padded: the tower and the resampler see only who is there.
         all_tokens = tokens.new_zeros(*present.shape, *tokens.shape[1:])
         return all_tokens.index_put((present,), tokens).flatten(1, 2)
 

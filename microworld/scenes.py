@@ -258,13 +258,13 @@ def draw_scenes(
         size: height and width in pixels.
         count: subjects of every scene; None draws 1 (15 %), 2 (60 %) or 3 (25 %).
         overlapping: share of the scenes with two or three subjects whose boxes overlap.
-        evaluation: see `draw_looks`.
+        evaluation: see `draw_looks`; more tries for boxes that don't touch.
     """
     counts = torch.bucketize(torch.rand(n, generator=g), torch.tensor([0.15, 0.75])) + 1
     if count is not None:
         counts = torch.full((n,), count)
     together = (torch.rand(n, generator=g) < overlapping) & (counts > 1)
-    boxes = draw_boxes(counts, together, *size, g)
+    boxes = draw_boxes(counts, together, *size, g, tries=256 if evaluation else 48)
     looks = draw_looks(n, g, evaluation)
     background = torch.randint(0, len(BACKGROUNDS), (n,), generator=g)
     picture = draw_background(background, *size, g)

@@ -153,8 +153,11 @@ def draw_batch(
     noise = torch.randn(latents.shape, generator=g)
     share = kept[:, None, None, None]
     noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
+    # Less weight where next to no noise is left, more where there is little else: there places
+    # and the ground are decided, by differences that are small in the noise.
     snr = kept / (1 - kept)
-    return Batch(noisy, noise, time_, texts, guidance, snr.clamp(max=5) / snr)
+    weight = snr.clamp(max=5) / snr / kept.sqrt()
+    return Batch(noisy, noise, time_, texts, guidance, weight)
 
 
 class Attributes(nn.Module):
