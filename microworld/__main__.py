@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 MINUTES = {
     "vae": 11.0,
     "vision": 2.5,
-    "base": 44.5,
+    "base": 47.0,
     "adapter": 5.0,
     "adapter_without_masks": 5.0,
-    "judge": 4.0,
+    "judge": 5.0,
 }
 
 

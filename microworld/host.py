@@ -17,7 +17,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 NEGATIVE = "low quality, worst quality, blurry"
-STEPS, GUIDANCE = 20, 3.0
+STEPS, GUIDANCE = 20, 4.0
 WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
 

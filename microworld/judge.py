@@ -153,7 +153,7 @@ def draw_windows(material: Material, n: int, g: Generator) -> tuple[Tensor, Tens
     sprites = material.sprites[rows]
     height, width = sprites.shape[1:]
     x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
-    inside = (x >= elsewhere[:, :1]) & (x < elsewhere[:, 2:])
+    inside = (x >= elsewhere[:, :1]) & (x < elsewhere[:, 2:3])
     inside = inside[:, None] & ((y >= elsewhere[:, 1:2]) & (y < elsewhere[:, 3:]))[..., None]
     empty = (sprites & inside).flatten(1).sum(1) < 0.04 * inside.flatten(1).sum(1)
     empty &= torch.rand(n, generator=g) < 0.3

@@ -153,10 +153,10 @@ def draw_batch(
     noise = torch.randn(latents.shape, generator=g)
     share = kept[:, None, None, None]
     noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
-    # Less weight where next to no noise is left, more where there is little else: there places
-    # and the ground are decided, by differences that are small in the noise.
+    # Weighed as a velocity's error, and less where next to no noise is left: places, shapes and
+    # the ground are decided in much noise, by differences that are small in the noise itself.
     snr = kept / (1 - kept)
-    weight = snr.clamp(max=5) / snr / kept.sqrt()
+    weight = snr.clamp(max=5) / snr / kept
     return Batch(noisy, noise, time_, texts, guidance, weight)
 
 
