@@ -1,0 +1,238 @@
+"""The family as one trainable module: text encoders, UNet and vision tower of the host's classes,
+and the product's own adapter, with the product's own coverage and attention."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from microworld import family  # isort: skip  # before anything of the host looks for a GPU
+import comfy.clip_model
+import comfy.ldm.modules.attention as host_attention
+import torch
+from comfy.sdxl_clip import SDXLTokenizer
+from torch import Tensor, nn
+
+from microworld.scenes import BACKGROUNDS, COLOURS, MOST, SHAPES, TEXTURES
+from msd_core import MSAdapter
+from msd_core.attention import subject_attention
+from msd_core.layout import box_coverage
+from msd_core.sdxl import cross_attentions
+
+PREFIXES = ("", "", "a photo of ", "best quality, high quality, ")
+NEGATIVES = ("", "", "monochrome, lowres, bad anatomy, worst quality, low quality, blurry")
+BEGIN, END, LENGTH = 49406, 49407, 77
+CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+CLIP_DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+# Noise schedule of SDXL: share of the picture that is left at each of 1000 times.
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+KEPT = (1 - BETAS).cumprod(0).float()
+
+
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **kwargs: Any
+) -> Tensor:
+    """The host's attention, [n, length, width] each, written out: on a CPU the fused ones are slow
+    to train."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores + mask
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def make_host_trainable() -> None:
+    """Give the host's classes a backward pass (their CLIP layers add in place), a fast one."""
+
+    def forward(self, x, mask=None, optimized_attention=None):
+        x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
+        return x + self.mlp(self.layer_norm2(x))
+
+    comfy.clip_model.CLIPLayer.forward = forward
+    host_attention.optimized_attention = plain_attention
+    host_attention.optimized_attention_masked = plain_attention
+    comfy.clip_model.optimized_attention_for_device = lambda *args, **kwargs: plain_attention
+
+
+class Vocabulary:
+    """The host's tokenizer, and the rows of the few tokens that the micro world's texts hold."""
+
+    def __init__(self) -> None:
+        tokenizer = SDXLTokenizer().clip_l.tokenizer
+        texts = [*PREFIXES, *NEGATIVES, *SHAPES, *TEXTURES, *COLOURS, *BACKGROUNDS]
+        texts += ["a an and on of the in with at , ."]
+        words = {word for text in texts for word in text.split()}
+        self.tokens: dict[str, list[int]] = {
+            word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words
+        }
+        known = {0, BEGIN, END} | {token for tokens in self.tokens.values() for token in tokens}
+        self.ids = torch.tensor(sorted(known))
+        self.rows = {int(token): row for row, token in enumerate(self.ids)}
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[int]]:
+        """Rows [n, 77] for the first text encoder, for the second, and how many are no padding."""
+        first, second, lengths = [], [], []
+        for text in texts:
+            tokens = [token for word in text.split() for token in self.tokens[word]]
+            tokens = [BEGIN, *tokens, END]
+            padding = LENGTH - len(tokens)
+            first.append([self.rows[t] for t in tokens + [END] * padding])
+            second.append([self.rows[t] for t in tokens + [0] * padding])
+            lengths.append(len(tokens))
+        return torch.tensor(first), torch.tensor(second), lengths
+
+
+@dataclass
+class Guidance:
+    """What the adapter gets for a batch of n scenes."""
+
+    references: Tensor  # [m, 3, 64, 64], of the m subjects there are
+    phrases: list[str]  # m
+    boxes: Tensor  # [n, MOST, 4]; zeros where no subject is, or none is to be drawn
+    drop_grounding: Tensor  # [n] bool
+    without_masks: Tensor  # [n] bool: every query sees every subject
+
+    @property
+    def present(self) -> Tensor:
+        """[n, MOST] bool, m of them true."""
+        return self.boxes.any(-1)
+
+    def coverage(self, height: int, width: int) -> Tensor:
+        """[n, MOST, height * width] bool."""
+        everywhere = self.without_masks[:, None] & self.present
+        return box_coverage(self.boxes, height, width) | everywhere[..., None]
+
+
+class Family(nn.Module):
+    unet: Any
+    text_l: Any
+    text_g: Any
+    vision: Any
+    adapter: MSAdapter
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.compiled: Any = None  # `denoise` compiled for square pictures
+        self.unet = family.unet()
+        self.text_l, self.text_g = family.text_encoder(), family.text_encoder()
+        self.vision = family.vision_tower()
+        self.adapter = family.adapter(self.unet)
+        self.blocks = [a.block for a in cross_attentions(_shapes(self.unet))]
+        for encoder in (self.text_l, self.text_g):
+            embeddings = encoder.text_model.embeddings
+            rows = family.Operations.Embedding(len(vocabulary.ids), family.TEXT_WIDTH)
+            nn.init.normal_(rows.weight, std=0.5)
+            embeddings.token_embedding = rows
+            nn.init.normal_(embeddings.position_embedding.weight, std=0.1)
+            nn.init.eye_(encoder.text_projection.weight)
+        nn.init.normal_(self.vision.vision_model.embeddings.class_embedding, std=0.02)
+        for module in self.unet.modules():  # residual branches start at zero, as SDXL's did
+            if module.__class__.__name__ == "ResBlock":
+                nn.init.zeros_(module.out_layers[-1].weight)
+                nn.init.zeros_(module.out_layers[-1].bias)
+        nn.init.zeros_(self.unet.out[2].weight)
+        nn.init.zeros_(self.unet.out[2].bias)
+        for projection in self.adapter.projections:
+            nn.init.normal_(projection.to_v_ip.weight, std=0.02)
+
+    def text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Context [n, 77, 128] and pooled [n, 64], as the host's SDXL conditioning."""
+        rows_l, rows_g, lengths = self.vocabulary.encode(texts)
+        hidden_l, _, _ = self._encode(self.text_l, rows_l, lengths)
+        hidden_g, projected, _ = self._encode(self.text_g, rows_g, lengths)
+        return torch.cat([hidden_l, hidden_g], -1), projected
+
+    def features(self, references: Tensor) -> Tensor:
+        """Pictures [m, 3, 64, 64] in 0..1 -> features [m, 65, 64] of the last layer but one."""
+        return self.vision((references - CLIP_MEAN) / CLIP_DEVIATION, intermediate_output=-2)[1]
+
+    def image_tokens(self, guidance: Guidance) -> Tensor:
+        """[n, MOST * T, C]; zeros for subjects that are not there."""
+        present, resampler = guidance.present, self.adapter.resampler
+        if not guidance.phrases:
+            width = resampler.norm_out.weight.shape[0]
+            return torch.zeros(len(present), MOST * self.adapter.image_token_count, width)
+        words = sorted(set(guidance.phrases))
+        rows, _, lengths = self.vocabulary.encode(words)
+        pooled = self._encode(self.text_l, rows, lengths)[2]
+        tokens = resampler(
+            self.features(guidance.references),
+            pooled[[words.index(p) for p in guidance.phrases]],
+            guidance.boxes[present],
+            guidance.drop_grounding[:, None].expand_as(present)[present],
+        )
+        # Scattered rather than padded: the tower and the resampler see only who is there.
+        all_tokens = tokens.new_zeros(*present.shape, *tokens.shape[1:])
+        return all_tokens.index_put((present,), tokens).flatten(1, 2)
+
+    def forward(
+        self, noisy: Tensor, time: Tensor, texts: Sequence[str], guidance: Guidance
+    ) -> Tensor:
+        """Predicted noise.
+
+        Args:
+            noisy: [n, 4, h, w] latents of unit variance. time: [n] in 0..999.
+        """
+        context, pooled = self.text(texts)
+        height, width = (8 * edge for edge in noisy.shape[-2:])
+        numbers = torch.tensor([height, width, 0, 0, height, width])
+        sizes = timestep_embedding(numbers, 256).flatten().expand(len(texts), -1)
+        keys_values = self.adapter.keys_and_values(self.image_tokens(guidance))
+        coverages = [guidance.coverage(height // edge, width // edge) for edge in (8, 16)]
+        y = torch.cat([pooled, sizes], -1)
+        denoise = self.compiled if height == width and self.compiled else self.denoise
+        return denoise(noisy, time.float(), context, y, keys_values, coverages)
+
+    def denoise(
+        self,
+        noisy: Tensor,
+        time: Tensor,
+        context: Tensor,
+        y: Tensor,
+        keys_values: list[tuple[Tensor, Tensor]],
+        coverages: list[Tensor],
+    ) -> Tensor:
+        """The UNet, with the image branch beside each text cross-attention. `coverages` are
+        [n, MOST, cells] of the levels, the largest first."""
+
+        def image_branch(key: Tensor, value: Tensor) -> Any:
+            def attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+                heads = options["n_heads"]
+                (coverage,) = (c for c in coverages if c.shape[-1] == q.shape[1])
+                text = plain_attention(q, k, v, heads)
+                return text + subject_attention(q, key, value, coverage, heads)
+
+            return attend
+
+        patches = {
+            block: image_branch(key, value)
+            for block, (key, value) in zip(self.blocks, keys_values, strict=True)
+        }
+        options = {"patches_replace": {"attn2": patches}}
+        return self.unet(noisy, time, context, y, transformer_options=options)
+
+    def _encode(
+        self, encoder: Any, rows: Tensor, lengths: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states of the last layer but one, projected pooled, pooled."""
+        embeds = encoder.text_model.embeddings.token_embedding(rows)
+        _, hidden, projected, pooled = encoder(
+            embeds=embeds,
+            num_tokens=lengths,
+            intermediate_output=-2,
+            final_layer_norm_intermediate=False,
+        )
+        return hidden, projected, pooled
+
+
+def timestep_embedding(numbers: Tensor, width: int) -> Tensor:
+    """[n] -> [n, width], cosines then sines, as the host's."""
+    half = width // 2
+    frequencies = (-math.log(10000) * torch.arange(half) / half).exp()
+    angles = numbers[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}

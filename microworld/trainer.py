@@ -1,0 +1,163 @@
+"""The loop that all stages of training share: schedule, moving average, resuming, progress."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+SAVE_SECONDS, PRINT_STEPS = 60, 50
+
+
+class Trainer:
+    """Trains a module for a number of minutes, from where an earlier run of the stage stopped.
+
+    Args:
+        stage: its name; the state goes to `folder`/`stage`.pt, the loss curve to `stage`.png.
+        module: everything that is trained; parameters that need no gradient stay as they are.
+        minutes: wall clock in all, earlier runs included.
+        rate: AdamW's highest learning rate; it rises over 100 steps and falls over the last 60 %.
+        decay: of the moving average of the weights, which is what a stage results in.
+        seed: of everything random in the stage.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        module: nn.Module,
+        folder: Path,
+        minutes: float,
+        rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        decay: float = 0.998,
+        seed: int = 0,
+    ) -> None:
+        self.stage, self.module, self.folder = stage, module, folder
+        self.budget, self.rate, self.decay, self.seed = minutes * 60, rate, decay, seed
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+        )
+        self.generator = torch.Generator().manual_seed(seed)
+        self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.step, self.seconds, self.samples = 0, 0.0, 0
+        self.curve: list[tuple[float, dict[str, float]]] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0  # steps in the sums
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{stage}.pt"
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=False)
+            module.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"])
+            self.average = state["average"]
+            self.step, self.seconds, self.samples, self.curve = state["progress"]
+            print(f"{stage}: resumed at step {self.step}", flush=True)
+
+    def steps(self) -> Iterator[int]:
+        """Number the steps until the time is used up; then save, and load the moving average."""
+        begin, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        while self.seconds < self.budget:
+            share = self.seconds / self.budget
+            rate = self.rate * min(1, (self.step + 1) / 100, max(0.02, (1 - share) / 0.6))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            yield self.step
+            self.step += 1
+            self.seconds = before + time.monotonic() - begin
+            if self.step % PRINT_STEPS == 0:
+                self._report()
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+        self.module.load_state_dict(self.average)
+
+    def update(self, loss: Tensor, samples: int, **parts: Tensor) -> None:
+        """One step of AdamW on a loss of `samples` samples; `parts` are shown beside it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.samples += samples
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.module.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+                else:
+                    self.average[name].copy_(value)
+        self._count += 1
+        for name, value in {"loss": loss, **parts}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.item()
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of weights says about its training."""
+        return {
+            f"{self.stage}.seed": str(self.seed),
+            f"{self.stage}.steps": str(self.step),
+            f"{self.stage}.samples": str(self.samples),
+            f"{self.stage}.minutes": f"{self.seconds / 60:.1f}",
+            "torch": torch.__version__,
+        }
+
+    def _report(self) -> None:
+        means = {name: value / self._count for name, value in self._sums.items()}
+        self.curve.append((self.seconds, means))
+        losses = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+        print(
+            f"{self.stage} step {self.step} {losses} "
+            f"{self.samples / self.seconds:.0f} samples/s, "
+            f"{(self.budget - self.seconds) / 60:.1f} minutes to go",
+            flush=True,
+        )
+        self._sums, self._count = {}, 0
+
+    def _save(self) -> None:
+        state = {
+            "weights": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "average": self.average,
+            "progress": (self.step, self.seconds, self.samples, self.curve),
+            "metadata": self.metadata(),
+        }
+        unfinished = self.path.with_suffix(".unfinished")
+        torch.save(state, unfinished)
+        unfinished.replace(self.path)
+        draw_curve(self.curve, self.path.with_suffix(".png"))
+
+
+def draw_curve(curve: list[tuple[float, dict[str, float]]], path: Path) -> None:
+    """The losses over time, on a logarithmic axis."""
+    from PIL import Image, ImageDraw
+
+    if len(curve) < 2:
+        return
+    width, height, margin = 720, 360, 40
+    picture = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(picture)
+    logs = torch.tensor([list(losses.values()) for _, losses in curve]).clamp(min=1e-6).log10()
+    low, high = logs.min().item(), logs.max().item() + 1e-3
+    for index, name in enumerate(curve[0][1]):
+        colour = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e")[index % 5]
+        points = [
+            (
+                margin + (width - 2 * margin) * seconds / curve[-1][0],
+                margin + (height - 2 * margin) * (high - value) / (high - low),
+            )
+            for (seconds, _), value in zip(curve, logs[:, index].tolist(), strict=True)
+        ]
+        pen.line(points, fill=colour, width=2)
+        pen.text(
+            (width - 2 * margin - 40, 10 + 14 * index),
+            f"{name} {10 ** logs[-1, index]:.4f}",
+            colour,
+        )
+    pen.rectangle((margin, margin, width - margin, height - margin), outline="grey")
+    pen.text((4, margin), f"{10**high:.3f}", "black")
+    pen.text((4, height - margin - 10), f"{10**low:.3f}", "black")
+    pen.text((margin, height - margin + 8), f"0 to {curve[-1][0] / 60:.1f} minutes", "black")
+    picture.save(path)

@@ -1,0 +1,127 @@
+"""The trained family, sampled through the nodes: a guard on 32 scenes, and faults that trip it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import microworld.host_pack  # noqa: F401
+from microworld.host import Sampler
+from microworld.judge import Judge
+from microworld.quality import (
+    CASES,
+    MODELS,
+    Scores,
+    draw_evaluation,
+    guard,
+    load_judge,
+    mean_and_interval,
+    round_trip,
+    sample,
+    score,
+)
+
+MASKS = next(case for case in CASES if case.name == "masks")
+FEW = 16
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge(MODELS)
+
+
+@pytest.fixture(scope="module")
+def sampler(registry: dict[str, Any]) -> Sampler:
+    return Sampler(registry, MODELS)
+
+
+@pytest.fixture(scope="module")
+def measure(judge: Judge, sampler: Sampler) -> Callable[..., Scores]:
+    evaluation = draw_evaluation("two")
+
+    def scores(count: int = FEW, **changes: Any) -> Scores:
+        return score(judge, evaluation, sample(replace(MASKS, **changes), sampler, count))
+
+    return scores
+
+
+def test_32_scenes_are_within_the_guard(measure: Callable[..., Scores]) -> None:
+    assert guard(measure(32)) == []
+
+
+def test_the_judge_knows_the_generator(judge: Judge, sampler: Sampler) -> None:
+    evaluation = draw_evaluation("two")
+    drawn = evaluation.scenes.picture[:32]
+    for pictures in (drawn, round_trip(sampler.vae, drawn)):
+        scores = score(judge, evaluation, pictures)
+        assert guard(scores) == []
+        for name in ("shape", "texture", "colour"):
+            assert mean_and_interval(getattr(scores, name))[0] > 0.9
+
+
+def test_transposed_masks_trip(
+    measure: Callable[..., Scores], pack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = pack.module("nodes.subjects")
+    right = module.box_coverage
+
+    def transposed(boxes: Tensor, height: int, width: int) -> Tensor:
+        return right(boxes[..., [1, 0, 3, 2]], height, width)
+
+    monkeypatch.setattr(module, "box_coverage", transposed)
+    assert {"iou", "confused"} & set(guard(measure()))
+
+
+def test_missing_masks_trip(measure: Callable[..., Scores]) -> None:
+    assert "confused" in guard(measure(masks=False))
+
+
+def test_a_layer_table_off_by_one_trips(
+    measure: Callable[..., Scores], pack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each projection goes to the next cross-attention of the same width, so that no shape
+    complains."""
+    module = pack.module("nodes.apply")
+    right = module.cross_attentions
+
+    def shifted(shapes: Any) -> Any:
+        attentions = right(shapes)
+        moved = list(attentions)
+        for width in {attention.width for attention in attentions}:
+            places = [i for i, attention in enumerate(attentions) if attention.width == width]
+            for place, after in zip(places, places[1:] + places[:1], strict=True):
+                moved[place] = attentions[place]._replace(block=attentions[after].block)
+        return moved
+
+    monkeypatch.setattr(module, "cross_attentions", shifted)
+    assert guard(measure())
+
+
+def test_dropped_grounding_trips(measure: Callable[..., Scores]) -> None:
+    assert "shape" in guard(measure(grounding=False))
+
+
+def test_swapped_subjects_trip(
+    measure: Callable[..., Scores], sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Sampler.subjects
+
+    def swapped(self: Sampler, *arguments: Any) -> Any:
+        subjects = right(self, *arguments)
+        first, second = subjects.subjects
+        exchanged = (
+            replace(first, image_tokens=second.image_tokens),
+            replace(second, image_tokens=first.image_tokens),
+        )
+        return replace(subjects, subjects=exchanged)
+
+    monkeypatch.setattr(Sampler, "subjects", swapped)
+    assert {"confused", "confused_colour"} <= set(guard(measure()))
+
+
+def test_sampling_is_repeatable(sampler: Sampler) -> None:
+    first, again = (sample(MASKS, sampler, 1) for _ in range(2))
+    assert torch.equal(first, again)
