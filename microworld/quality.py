@@ -494,8 +494,8 @@ def goals(scores: dict[str, Scores]) -> str:
 
 # What a sound build never leaves on the first 16 or more scenes of "two" with masks: the least
 # or the most that a mean may be. Each fault that the tests inject trips at least one.
-AT_LEAST = {"iou": 0.60, "shape": 0.60, "texture": 0.50}
-AT_MOST = {"miss": 0.03, "outside": 0.05, "confused_colour": 0.12, "confused": 0.15}
+AT_LEAST = {"iou": 0.60, "shape": 0.75}
+AT_MOST = {"miss": 0.03, "outside": 0.12, "confused_colour": 0.10, "confused": 0.10}
 
 
 def guard(scores: Scores) -> list[str]:
@@ -538,7 +538,6 @@ def report(work: Path, models: Path) -> None:
             ),
         ],
         DOCS / "quality.png",
-        height=96,
     )
     (DOCS / "quality.md").write_text(
         PAGE.format(
@@ -567,7 +566,9 @@ over scenes. The judge saw only pictures of the generator; what it gets wrong sh
 ![Contact sheet of ten scenes; its rows are named below](quality.png)
 
 Rows: the two references, the scene as drawn with its boxes, its VAE round trip, the adapter with
-masks, the same with masks switched off, text alone with the full caption.
+masks, the same with masks switched off, text alone with the full caption. With masks switched off
+is no fair ablation: of the samples with references, training showed 15 % without masks. An adapter
+trained for that alone (stage `adapter_without_masks`) is not there yet.
 
 ## All figures
 
