@@ -1,4 +1,4 @@
-"""Development sessions: nox -s demo | test | lint. Each installs all that it needs."""
+"""Development sessions: nox -s demo | test | lint | quality. Each installs all that it needs."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run an example workflow on a real server: two photographs in two boxes."""
+    """Run an example workflow on a real server: two references in two boxes."""
     host = _install(session, "test")
     session.run(
         *("python", "-m", "microworld.demo"),
@@ -41,6 +41,14 @@ def test(session: nox.Session) -> None:
     """Core and host tests; arguments go to pytest."""
     host = _install(session, "test")
     session.run("python", "-m", "pytest", *(session.posargs or ["-v"]), env=_host_env(host))
+
+
+@nox.session
+def quality(session: nox.Session) -> None:
+    """Sample the micro world's held-out scenes and write docs/quality.md (half an hour)."""
+    host = _install(session, "test")
+    for verb in ("sample", "report"):
+        session.run("python", "-m", "microworld.quality", verb, env=_host_env(host))
 
 
 @nox.session

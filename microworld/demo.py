@@ -1,10 +1,11 @@
-"""The demo: an example workflow on a real server, two photographs in two boxes.
+"""The demo: an example workflow on a real server, two reference sprites in two boxes.
 
-Run by `nox -s demo`. Writes the picture and the layout into demo_output/.
+Run by `nox -s demo`. Writes the picture, the layout and a contact sheet into demo_output/.
 """
 
 import io
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -13,14 +14,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw, ImageFont
 
-from microworld.family import save_random_family
+from microworld.scenes import COLOURS, HUES, SHAPES, TEXTURES, WHITE, Looks, draw_references, rgb
 from microworld.server import ROOT, PromptError, Server
 
 WORKFLOW = ROOT / "example_workflows" / "Two subjects.json"
+MODELS = ROOT / "microworld" / "models"
 OUTPUT = ROOT / "demo_output"
-SIZE, STEPS = 256, 20
+SIZE, STEPS, GUIDANCE = 128, 20, 3.0
+SUBJECTS = (("striped", "cyan", "star"), ("checked", "pink", "heart"))
+PROMPT = "a star and a heart on grass"
+BOXES = ([0.04, 0.28, 0.48, 0.72], [0.54, 0.3, 0.96, 0.74])
 # The workflow's files, and what stands in for them.
 FILES = {
     "sd_xl_base_1.0.safetensors": "micro.safetensors",
@@ -40,6 +46,27 @@ def save_photos(folder: Path) -> None:
         Image.open(io.BytesIO((data / source).read_bytes())).convert("RGB").save(folder / name)
 
 
+def save_sprites(folder: Path) -> list[Image.Image]:
+    """The demo's two references, under the names that the workflow loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texture, colour, shape = (
+        torch.tensor([kinds.index(sprite[n]) for sprite in SUBJECTS])
+        for n, kinds in enumerate((TEXTURES, COLOURS, SHAPES))
+    )
+    first = rgb(HUES[colour], torch.full((2,), 0.85), torch.full((2,), 0.95))
+    looks = Looks(shape, texture, colour, first, torch.full((2, 3), WHITE))
+    sprites = []
+    for name, pixels in zip(
+        ("cat.png", "cup.png"),
+        draw_references(looks, torch.Generator().manual_seed(4)),
+        strict=True,
+    ):
+        picture = Image.fromarray((pixels.movedim(0, -1) * 255).round().byte().numpy())
+        picture.save(folder / name)
+        sprites.append(picture)
+    return sprites
+
+
 def adapt(prompt: dict[str, Any], width: int, height: int, steps: int) -> dict[str, Any]:
     """The prompt with the micro family's files, at another size."""
     for node in prompt.values():
@@ -52,6 +79,28 @@ def adapt(prompt: dict[str, Any], width: int, height: int, steps: int) -> dict[s
     return prompt
 
 
+def find(prompt: dict[str, Any], kind: str, title: str = "") -> str:
+    """The id of the prompt's node of this class, and title if one is given."""
+    return next(
+        name
+        for name, node in prompt.items()
+        if node["class_type"] == kind and title in node["_meta"]["title"]
+    )
+
+
+def contact_sheet(panels: dict[str, list[Image.Image]], edge: int = 192) -> Image.Image:
+    """Pictures side by side, several of one panel above each other, with their names below."""
+    sheet = Image.new("RGB", ((edge + 8) * len(panels) + 8, edge + 40), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for column, (name, pictures) in enumerate(panels.items()):
+        left, each = 8 + column * (edge + 8), edge // len(pictures)
+        for row, picture in enumerate(pictures):
+            part = picture.resize((each, each), Image.Resampling.LANCZOS)
+            sheet.paste(part, (left + (edge - each) // 2, 8 + row * each))
+        draw.text((left + edge / 2, edge + 14), name, fill="black", font=font, anchor="ma")
+    return sheet
+
+
 def main() -> None:
     # A terminal's hang-up or a supervisor's request ends the server as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -60,24 +109,58 @@ def main() -> None:
     host = Path(os.environ["COMFYUI_PATH"])
     with tempfile.TemporaryDirectory(prefix="ms-diffusion-") as folder:
         base = Path(folder)
-        save_random_family(base / "models")
-        save_photos(base / "input")
+        shutil.copytree(MODELS, base / "models")
+        sprites = save_sprites(base / "input")
         print("Starting ComfyUI ...", flush=True)
         with Server(host, base) as server:
             prompt = adapt(server.workflow(WORKFLOW), SIZE, SIZE, STEPS)
-            print(f"Running {WORKFLOW.name!r} with random weights ...", flush=True)
-            start = time.monotonic()
+            layout = prompt[find(prompt, "MSDLayout")]["inputs"]
+            places = [
+                {"phrase": shape, "box": box, "weight": 1.0}
+                for (_, _, shape), box in zip(SUBJECTS, BOXES, strict=True)
+            ]
+            layout["layout"] = {"version": 1, "subjects": places}
+            prompt[find(prompt, "CLIPTextEncode", "Positive")]["inputs"]["text"] = PROMPT
+            prompt[find(prompt, "KSampler")]["inputs"]["cfg"] = GUIDANCE
+            apply = prompt[find(prompt, "MSDApply")]["inputs"]
+            apply["weight"] = 1.0
 
             def show(node: str, step: int, steps: int) -> None:
                 print(f"  {prompt[node]['_meta']['title']}: {step}/{steps}", flush=True)
 
+            def run(kind: str = "SaveImage", **options: Any) -> Image.Image:
+                outputs = server.run(prompt, **options)
+                picture = server.picture(outputs[find(prompt, kind)]["images"][0])
+                return Image.open(io.BytesIO(picture)).convert("RGB")
+
+            print(f"Running {WORKFLOW.name!r}: {PROMPT!r} ...", flush=True)
+            start = time.monotonic()
             outputs = server.run(prompt, show)
             seconds = time.monotonic() - start
-            OUTPUT.mkdir(exist_ok=True)
-            for name, kind in (("layout.png", "MSDLayout"), ("picture.png", "SaveImage")):
-                node = next(n for n, entry in prompt.items() if entry["class_type"] == kind)
-                (OUTPUT / name).write_bytes(server.picture(outputs[node]["images"][0]))
-                print(f"Wrote {(OUTPUT / name).relative_to(ROOT)}")
+            pictures = {
+                name: Image.open(
+                    io.BytesIO(server.picture(outputs[find(prompt, kind)]["images"][0]))
+                ).convert("RGB")
+                for name, kind in (("layout", "MSDLayout"), ("picture", "SaveImage"))
+            }
+            for place in places:
+                place["box"] = [0.0, 0.0, 1.0, 1.0]
+            without_masks = run()
+            apply["weight"] = 0.0
+            text_only = run()
+    pictures["contact_sheet"] = contact_sheet(
+        {
+            "references": sprites,
+            "layout": [pictures["layout"]],
+            "result": [pictures["picture"]],
+            "text only": [text_only],
+            "no masks": [without_masks],
+        }
+    )
+    OUTPUT.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        picture.save(OUTPUT / f"{name}.png")
+        print(f"Wrote {(OUTPUT / f'{name}.png').relative_to(ROOT)}")
     print(f"The workflow took {seconds:.1f} s, all in all {time.monotonic() - begin:.1f} s.")
 
 

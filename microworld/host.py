@@ -2,8 +2,10 @@
 quickest way to many pictures. `COMFYUI_PATH` says where it is."""
 
 import asyncio
+import atexit
 import importlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -32,6 +34,7 @@ def load_host() -> dict[str, Any]:
     import server
 
     base = tempfile.mkdtemp(prefix="ms-diffusion-")
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
     for setter in (
         folder_paths.set_output_directory,
         folder_paths.set_temp_directory,
