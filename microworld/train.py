@@ -197,7 +197,8 @@ def train_base(folder: Path, minutes: float, scenes: float) -> None:
     family.vision.load_state_dict(
         {k.removeprefix("vision."): v for k, v in vision.items() if k.startswith("vision.")}
     )
-    family.compiled = torch.compile(family.denoise, dynamic=False)
+    if minutes > 20:  # compiling takes minutes itself
+        family.compiled = torch.compile(family.denoise, dynamic=False)
     trainer = Trainer("base", family, folder, minutes, rate=1.2e-3, decay=0.998, seed=3)
     for _ in trainer.steps():
         batch = draw_batch(
