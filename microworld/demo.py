@@ -128,26 +128,20 @@ def main() -> None:
             def show(node: str, step: int, steps: int) -> None:
                 print(f"  {prompt[node]['_meta']['title']}: {step}/{steps}", flush=True)
 
-            def run(kind: str = "SaveImage", **options: Any) -> Image.Image:
-                outputs = server.run(prompt, **options)
-                picture = server.picture(outputs[find(prompt, kind)]["images"][0])
-                return Image.open(io.BytesIO(picture)).convert("RGB")
+            def shown(outputs: dict[str, Any], kind: str = "SaveImage") -> Image.Image:
+                content = server.picture(outputs[find(prompt, kind)]["images"][0])
+                return Image.open(io.BytesIO(content)).convert("RGB")
 
             print(f"Running {WORKFLOW.name!r}: {PROMPT!r} ...", flush=True)
             start = time.monotonic()
             outputs = server.run(prompt, show)
             seconds = time.monotonic() - start
-            pictures = {
-                name: Image.open(
-                    io.BytesIO(server.picture(outputs[find(prompt, kind)]["images"][0]))
-                ).convert("RGB")
-                for name, kind in (("layout", "MSDLayout"), ("picture", "SaveImage"))
-            }
+            pictures = {"layout": shown(outputs, "MSDLayout"), "picture": shown(outputs)}
             for place in places:
                 place["box"] = [0.0, 0.0, 1.0, 1.0]
-            without_masks = run()
+            without_masks = shown(server.run(prompt))
             apply["weight"] = 0.0
-            text_only = run()
+            text_only = shown(server.run(prompt))
     pictures["contact_sheet"] = contact_sheet(
         {
             "references": sprites,

@@ -364,6 +364,19 @@ class TestInvariants:
 class TestAutoLayout:
     PROMPT_TOKENS = ((5, 6), (9,))
 
+    @pytest.fixture
+    def counts(self, pack: Any, monkeypatch: Any) -> list[int]:
+        """Steps that each layer has counted, at every map that it takes in."""
+        layout = pack.module("nodes.attention_patch").AutoLayout
+        add, counts = layout.add, []
+
+        def counted(self: Any, maps: Any) -> None:
+            add(self, maps)
+            counts.append(self.steps)
+
+        monkeypatch.setattr(layout, "add", counted)
+        return counts
+
     def test_a_run_leaves_no_trace(self, plain: Any, apply: Any, subjects: Any) -> None:
         make = lambda: apply(  # noqa: E731
             plain, subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=self.PROMPT_TOKENS)
@@ -377,17 +390,8 @@ class TestAutoLayout:
         assert not torch.equal(first, boxes)
 
     def test_maps_are_gathered_before_the_subjects_act(
-        self, plain: Any, apply: Any, subjects: Any, pack: Any, monkeypatch: Any
+        self, plain: Any, apply: Any, subjects: Any, counts: list[int]
     ) -> None:
-        layout = pack.module("nodes.attention_patch").AutoLayout
-        counts: list[int] = []
-        add = layout.add
-
-        def counted(self: Any, maps: Any) -> None:
-            add(self, maps)
-            counts.append(self.steps)
-
-        monkeypatch.setattr(layout, "add", counted)
         auto = subjects(LEFT, auto=(0.5, 1), prompt_tokens=((5,),))
         model, calls = with_watch(apply(plain, auto, start_percent=0.3), POSITIVE)
         percent = plain.get_model_object("model_sampling").percent_to_sigma
@@ -408,18 +412,10 @@ class TestAutoLayout:
         beyond = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=((500,), (700,)))
         assert_same(sample(guide(apply(plain, beyond))), boxes)
 
-    def test_steps_count_not_calls(self, plain: Any, apply: Any, subjects: Any, pack: Any,
-                                   monkeypatch: Any) -> None:  # fmt: skip
+    def test_steps_count_not_calls(
+        self, plain: Any, apply: Any, subjects: Any, counts: list[int]
+    ) -> None:
         """Heun calls twice a step, guidance by perturbed attention once more; maps come once."""
-        layout = pack.module("nodes.attention_patch").AutoLayout
-        counts: list[int] = []
-        add = layout.add
-
-        def counted(self: Any, maps: Any) -> None:
-            add(self, maps)
-            counts.append(self.steps)
-
-        monkeypatch.setattr(layout, "add", counted)
         auto = subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=self.PROMPT_TOKENS)
         sample(guide(apply(plain, auto)), sampler="heun")
         assert max(counts) == 3
