@@ -183,7 +183,7 @@ class MSAdapter(nn.Module):
         ]
         projections: dict[str, Projection] = {}
         # diffusers numbers all attentions; the odd ones are the cross-attentions.
-        for number in range(1, max(numbers, default=0) + 1, 2):
+        for number in range(1, max(numbers, default=1) + 1, 2):
             key = f"ms_adapter.{number}.to_k_ip.weight"
             if key not in shapes:
                 raise ValueError(f"key {key!r} is missing")

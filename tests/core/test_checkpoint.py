@@ -101,6 +101,10 @@ FAULTS = {
         lambda sd: sd.pop("ms_adapter.3.to_k_ip.weight"),
         "'ms_adapter.3.to_k_ip.weight' is missing",
     ),
+    "no layers": (
+        lambda sd: [sd.pop(key) for key in list(sd) if key.startswith("ms_adapter")],
+        "it has no 'ms_adapter' weights",
+    ),
     "missing value": (
         lambda sd: sd.pop("ms_adapter.5.to_v_ip.weight"),
         "'ms_adapter.5.to_v_ip.weight' is missing",
