@@ -23,11 +23,12 @@ def box_coverage(
     Returns:
         bool [..., S, height * width], row-major.
     """
-    edges = boxes * torch.tensor([width, height, width, height], device=boxes.device)
-    if crop is not None:
+    cells = torch.tensor([width, height, width, height], device=boxes.device)
+    if crop is None:
+        edges = boxes * cells
+    else:
         start = torch.tensor(crop[:2] * 2, dtype=torch.float64, device=boxes.device)
         end = torch.tensor(crop[2:] * 2, dtype=torch.float64, device=boxes.device)
-        cells = torch.tensor([width, height, width, height], device=boxes.device)
         # Rounded, so that an edge on a cell's edge stays on it through the division.
         edges = ((boxes.double() - start) / (end - start) * cells).round(decimals=4)
     x0, y0, x1, y1 = edges[..., None].unbind(-2)  # each [..., S, 1]

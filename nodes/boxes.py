@@ -9,7 +9,7 @@ from .subjects import Box
 
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 LAYOUT_VERSION = 1
-_MOST_SUBJECTS = 16
+MOST_SUBJECTS = 16
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def parse_layout(layout: Any) -> list[Place]:
             f"layout has version {version!r}, this pack reads version {LAYOUT_VERSION}. "
             "Update MS-Diffusion."
         )
-    if len(layout["subjects"]) > _MOST_SUBJECTS:
+    if len(layout["subjects"]) > MOST_SUBJECTS:
         raise ValueError(
-            f"layout has {len(layout['subjects'])} subjects; at most {_MOST_SUBJECTS} fit."
+            f"layout has {len(layout['subjects'])} subjects; at most {MOST_SUBJECTS} fit."
         )
     places = []
     for number, subject in enumerate(layout["subjects"], 1):

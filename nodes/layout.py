@@ -8,11 +8,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..msd_core.layout import mask_box
-from .boxes import NO_BOX, parse_boxes, parse_layout, pixel_box
+from .boxes import MOST_SUBJECTS, NO_BOX, parse_boxes, parse_layout, pixel_box
 from .layout_preview import draw_layout
 from .subjects import WHOLE_PICTURE, MSDSubjects, Subject, Subjects
-
-MOST_SUBJECTS = 16
 
 
 @io.comfytype(io_type="MSD_LAYOUT")
