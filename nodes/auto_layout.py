@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.sd1_clip
 from comfy_api.latest import io, ui
+from server import PromptServer
 
 from ..msd_core.phrases import phrase_span
 from .subjects import AutoLayoutSettings, MSDSubjects, Subjects
@@ -26,6 +27,7 @@ class MSDAutoLayout(io.ComfyNode):
             "instead of its box.",
             search_aliases=["ms diffusion", "auto layout", "pseudo mask"],
             has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that encodes the prompt."),
                 MSDSubjects.Input("subjects", tooltip="Subjects from MSD Ground References."),
@@ -81,10 +83,10 @@ class MSDAutoLayout(io.ComfyNode):
                 logging.warning("MSD Auto Layout: %s", report[-1])
             seen[subject.phrase] += 1
             placed.append(replace(subject, prompt_tokens=places))
-        settings = AutoLayoutSettings(threshold, start_step)
-        return io.NodeOutput(
-            Subjects(tuple(placed), settings), ui=ui.PreviewText("\n".join(report))
-        )
+        settings, said = AutoLayoutSettings(threshold, start_step), "\n".join(report)
+        if cls.hidden and cls.hidden.unique_id:  # shown on the node
+            PromptServer.instance.send_progress_text(said, cls.hidden.unique_id)
+        return io.NodeOutput(Subjects(tuple(placed), settings), ui=ui.PreviewText(said))
 
 
 def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple[int, ...]:

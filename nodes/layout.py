@@ -1,16 +1,25 @@
 """MSDLayout: references, phrases and places of all subjects become one wire."""
 
+import json
+import math
+import uuid
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 import torch
 import torch.nn.functional as F
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
+from PIL import Image
 from torch import Tensor
 
 from ..msd_core.layout import mask_box
 from .boxes import MOST_SUBJECTS, NO_BOX, parse_boxes, parse_layout, pixel_box
 from .layout_preview import draw_layout
 from .subjects import WHOLE_PICTURE, MSDSubjects, Subject, Subjects
+
+LAYOUT_PROPERTY = "msd_layout"  # as web/js/layout.js names it
+THUMBNAIL = 128  # pixels of the longer edge
 
 
 @io.comfytype(io_type="MSD_LAYOUT")
@@ -46,6 +55,7 @@ class MSDLayout(io.ComfyNode):
             description="Say which subjects the picture shows, and where each goes.",
             search_aliases=["ms diffusion", "multi subject", "regional", "boxes", "layout"],
             has_intermediate_output=True,
+            hidden=[io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             inputs=[
                 io.Autogrow.Input(
                     "references",
@@ -149,6 +159,11 @@ class MSDLayout(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, layout: Any = None, **inputs: Any) -> float:
+        """Without a layout the saved copy counts, which is no input: then always run anew."""
+        return math.nan if layout is None else 0.0
+
+    @classmethod
     def execute(
         cls,
         references: io.Autogrow.Type,
@@ -159,6 +174,8 @@ class MSDLayout(io.ComfyNode):
         boxes: Any = None,
         layout: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
+        if layout is None and cls.hidden:
+            layout = _saved_layout(cls.hidden.extra_pnginfo, cls.hidden.unique_id)
         places = parse_layout(layout)
         linked = None if boxes is None else parse_boxes(boxes, width, height)
         reference_masks, regions = reference_masks or {}, regions or {}
@@ -196,15 +213,51 @@ class MSDLayout(io.ComfyNode):
         masks = torch.stack(
             [s.coverage(height, width, WHOLE_PICTURE).view(height, width).float() for s in subjects]
         )
-        preview = draw_layout(subjects, width, height)
         pixel_boxes = [pixel_box(subject.box, width, height) for subject in subjects]
+        shown = [subject.box for subject in subjects]
         return io.NodeOutput(
             Subjects(tuple(subjects)),
             masks,
             [pixel_boxes],
-            preview,
-            ui=ui.PreviewImage(preview, cls=cls),
+            draw_layout(subjects, width, height),
+            # For the editor, which can't see references that are processed on their way, nor boxes
+            # of another node. As text: the host takes dictionaries for output files of the job.
+            ui={
+                "msd_references": [_save_thumbnail(subject.photos[0]) for subject in subjects],
+                "msd_layout": [json.dumps({"boxes": shown, "linked": linked is not None})],
+            },
         )
+
+
+def _saved_layout(saved: Any, path: Any) -> Any:
+    """The copy of the layout that the editor keeps among the node's properties, None without one.
+
+    A front end that can't load the editor sends no layout, and keeps the properties.
+
+    Args:
+        saved: what the host saves with pictures, with the graph under "workflow".
+        path: the node's id, after those of the subgraphs around it: "5" or "12:5".
+    """
+    try:
+        graph = saved["workflow"]
+        inner = {graph["id"]: graph for graph in graph.get("definitions", {}).get("subgraphs", [])}
+        for step in str(path).split(":"):
+            node = next(node for node in graph["nodes"] if str(node["id"]) == step)
+            graph = inner.get(node["type"], {})
+        return node["properties"].get(LAYOUT_PROPERTY)
+    except (AttributeError, KeyError, StopIteration, TypeError):
+        return None
+
+
+def _save_thumbnail(photo: Tensor) -> str:
+    """Save a small copy of a photo [H, W, 3] among the host's temporary files; returns its name."""
+    picture = Image.fromarray((photo * 255).round().byte().cpu().numpy())
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    name = f"msd_reference_{uuid.uuid4().hex}.png"
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.save(folder / name, compress_level=1)
+    return name
 
 
 def _subject_count(references: dict[str, Tensor], places: int, linked: int | None) -> int:
@@ -221,7 +274,9 @@ def _subject_count(references: dict[str, Tensor], places: int, linked: int | Non
             "the subject from the layout."
         )
     if linked is not None and linked != count:
-        raise ValueError(f"boxes: {linked} boxes came for {count} references.")
+        raise ValueError(
+            f"boxes: {linked} came for {count} references. There must be one for each reference."
+        )
     return count
 
 
@@ -246,6 +301,14 @@ def _photo_masks(mask: Tensor, photos: Tensor, number: int) -> Tensor:
     socket = f"reference_mask_{number}"
     mask = _mask(mask, socket)
     if len(mask) not in (1, len(photos)):
-        raise ValueError(f"{socket}: {len(mask)} masks came for {len(photos)} photos.")
+        raise ValueError(
+            f"{socket}: {len(mask)} masks came for a batch of {len(photos)}. There must be one "
+            "for all photos, or one for each."
+        )
+    if not mask.any():
+        raise ValueError(
+            f"{socket} is all black: nothing of reference_{number} would be left. Load Image gives "
+            "such a mask for pictures without transparency; disconnect it."
+        )
     mask = mask.expand(len(photos), -1, -1)
     return F.interpolate(mask[:, None], photos.shape[1:3], mode="bilinear")[:, 0]

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 SECONDS = {
     "vae": 8,
-    "vision": 6,
+    "encoders": 6,
     "base": 24,
     "adapter": 10,
     "adapter_without_masks": 10,

@@ -133,7 +133,7 @@ class TestLayout:
         [
             ("0,0,1", "boxes, box 1: expected x0,y0,x1,y1, got '0,0,1'"),
             ("0,0,1,1;a,b,c,d", "boxes, box 2: expected x0,y0,x1,y1, got 'a,b,c,d'"),
-            ("0,0,1,1", "boxes: 1 boxes came for 2 references"),
+            ("0,0,1,1", "boxes: 1 came for 2 references"),
             ([{"x": 1}] * 2, "boxes, box 1: expected x, y, width and height, got {'x': 1}"),
             (3, "boxes: expected boxes, got 3"),
             ([3, 4], "boxes, box 1: expected a box, got 3"),
@@ -155,8 +155,30 @@ class TestLayout:
         with pytest.raises(ValueError, match="reference_1 is not connected, a later one is"):
             pack.MSDLayout.execute({"reference_2": photo(2)}, 64, 64, layout=layout(CAT))
         masks = {"reference_mask_1": torch.ones(2, 8, 8)}
-        with pytest.raises(ValueError, match="reference_mask_1: 2 masks came for 1 photos"):
+        with pytest.raises(ValueError, match="reference_mask_1: 2 masks came for a batch of 1"):
             place(layout(CAT), photo(1), reference_masks=masks)
+        masks = {"reference_mask_1": torch.zeros(1, 64, 64)}
+        with pytest.raises(ValueError, match="reference_mask_1 is all black: nothing of reference"):
+            place(layout(CAT), photo(1), reference_masks=masks)
+
+    def test_the_saved_copy_of_a_layout(self, pack: Any) -> None:
+        """What a graph runs by whose front end couldn't load the editor."""
+        saved_layout = pack.module("nodes.layout")._saved_layout
+        node = {"id": 7, "type": "MSDLayout", "properties": {"msd_layout": layout(CAT)}}
+        inner = {"id": "abc", "nodes": [node]}
+        outer = {"id": 3, "type": "abc", "properties": {}}
+        graph = {"nodes": [node, outer], "definitions": {"subgraphs": [inner]}}
+        assert saved_layout({"workflow": graph}, "7") == layout(CAT)
+        assert saved_layout({"workflow": graph}, "3:7") == layout(CAT)
+        for wrong, path in (
+            (graph, "8"),
+            (graph, "7:7"),
+            ({}, "7"),
+            ({"nodes": [3]}, "7"),
+            (3, "7"),
+        ):
+            assert saved_layout({"workflow": wrong}, path) is None
+        assert saved_layout(None, "7") is None
 
 
 class TestReferences:

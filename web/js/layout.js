@@ -1,38 +1,227 @@
-// The widget of MSD Layout's value. Its text is the value as JSON.
+// The widget of MSD Layout's value: everything that ties the editor to ComfyUI's front end.
+import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { LayoutEditor } from "./layout/editor.mjs";
+import { loadTexts, text } from "./layout/texts.mjs";
+import { MOST_SUBJECTS } from "./layout/value.mjs";
 
-const HEIGHT = 160;
+const LEAST_WIDTH = 340;
+const MOST_HEIGHT = 560; // of the canvas
+// Property of the node that holds a copy of the value. A front end that doesn't load this file keeps
+// it, while it loses the widget's value; the node runs by it then (nodes/layout.py).
+const COPY = "msd_layout";
+const SMALL_FILE = /^msd_reference_[\w.-]+\.png$/; // as the node names its copies of the references
+
+/** Call `then` after an object's own handler. */
+function after(object, name, then) {
+  const before = object[name];
+  object[name] = function (...given) {
+    const result = before?.apply(this, given);
+    then.apply(this, given);
+    return result;
+  };
+}
+
+/** The input slot of a node by name, and its index; undefined where there is none. */
+function slotOf(node, name) {
+  const index = node.inputs?.findIndex((input) => input.name === name) ?? -1;
+  return index < 0 ? undefined : { index, ...node.inputs[index] };
+}
+
+const isLinked = (node, name) => (slotOf(node, name)?.link ?? null) !== null;
+
+/** The node that feeds a slot; null beyond a subgraph's border, and while `node` is in no graph. */
+function sourceOf(node, name) {
+  // A clone gets its value before it has a graph, and asking then throws.
+  return node.graph && isLinked(node, name) ? node.getInputNode(slotOf(node, name).index) : null;
+}
+
+/** Width or height: the number typed, or that of the linked node where it is plain to see. */
+function pixels(node, name) {
+  const linked = sourceOf(node, name)?.widgets?.[0]?.value;
+  const own = node.widgets?.find((widget) => widget.name === name)?.value;
+  return [linked, own].find((value) => typeof value === "number" && value > 0) ?? 1024;
+}
+
+/** Address of a picture of the server's; only ever its own route. */
+function pictureAddress(name, folder, type) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename: name, subfolder: folder, type })}`);
+}
+
+/** Address of the picture of reference `index`, or null. */
+function referenceAddress(node, index) {
+  const source = sourceOf(node, `references.reference_${index + 1}`);
+  const file = source?.widgets?.find((widget) => widget.name === "image")?.value;
+  if (source?.comfyClass === "LoadImage" && typeof file === "string") {
+    const [, folder, name, type] = /^(?:(.*)\/)?([^/]*?)(?: \[(input|output|temp)\])?$/.exec(file);
+    return pictureAddress(name, folder ?? "", type ?? "input");
+  }
+  // Processed on its way, or from outside of a subgraph: the small copy of the last run.
+  const copy = node.msdLastRun?.references[index];
+  return copy ? pictureAddress(copy, "", "temp") : null;
+}
+
+/** Where each reference comes from, as far as they are connected without a gap. */
+function referenceSources(node) {
+  const sources = [];
+  while (sources.length < MOST_SUBJECTS) {
+    const slot = slotOf(node, `references.reference_${sources.length + 1}`);
+    const link = slot && node.graph.getLink(slot.link);
+    if (!link) break;
+    sources.push(`${link.origin_id}:${link.origin_slot}`);
+  }
+  return sources;
+}
+
+/** What a run of the node has told, checked; null if it told nothing that can be read. */
+function readRun(output) {
+  try {
+    const { boxes, linked } = JSON.parse(output.msd_layout[0]);
+    const references = output.msd_references.filter((name) => SMALL_FILE.test(name));
+    return { references, boxes: linked && Array.isArray(boxes) ? boxes : [] };
+  } catch {
+    return null;
+  }
+}
+
+const afterFrames = (count, then) =>
+  requestAnimationFrame(() => (count > 1 ? afterFrames(count - 1, then) : then()));
+
+function captureUndoStep() {
+  app.extensionManager.workflow.activeWorkflow?.changeTracker?.captureCanvasState();
+}
+
+function makeEditor(node) {
+  const pictures = new Map(); // by address
+  const picture = (address) => {
+    if (!pictures.has(address)) {
+      const image = new Image();
+      image.onload = () => editor.refresh();
+      image.src = address;
+      pictures.set(address, image);
+    }
+    return pictures.get(address);
+  };
+  const grow = () =>
+    requestAnimationFrame(() => {
+      const [width, height] = node.size;
+      const least = node.computeSize()[1];
+      if (height < least) node.setSize([width, least]);
+      app.canvas?.setDirty(true, true);
+    });
+  const editor = new LayoutEditor({
+    size: () => [pixels(node, "width"), pixels(node, "height")],
+    reference: (index) => {
+      const linked = isLinked(node, `references.reference_${index + 1}`);
+      const address = linked ? referenceAddress(node, index) : null;
+      return {
+        linked,
+        image: address && picture(address),
+        region: isLinked(node, `regions.region_${index + 1}`),
+      };
+    },
+    linkedBoxes: () => (isLinked(node, "boxes") ? (node.msdLastRun?.boxes ?? []) : null),
+    onChange: captureUndoStep,
+    onRemove: (index) => {
+      sources.splice(index, 1);
+      for (const group of ["references.reference", "reference_masks.reference_mask", "regions.region"])
+        if (isLinked(node, `${group}_${index + 1}`))
+          node.disconnectInput(slotOf(node, `${group}_${index + 1}`).index);
+      afterFrames(3, captureUndoStep); // the host moves later links up in the next frame
+    },
+    onRows: grow,
+    onOtherButton: (event) => {
+      if (event.button === 1) app.canvas.processMouseDown(event);
+    },
+    text,
+  });
+  editor.root.addEventListener(
+    "wheel", // zooms the graph, as everywhere else
+    (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      app.canvas.processMouseWheel(event);
+    },
+    { passive: false },
+  );
+  const refresh = () => {
+    if (node.graph) editor.refresh();
+  };
+  let sources = []; // of the references that the subjects belong to
+  // The host moves later references up when one is disconnected; the subjects go with them.
+  const followReferences = () => {
+    const now = referenceSources(node);
+    const gone = sources.findIndex((source, i) => source !== now[i]);
+    const rest = sources.filter((_, i) => i !== gone);
+    if (gone >= 0 && gone < now.length && String(rest) === String(now)) editor.moveToEnd(gone);
+    sources = now;
+    editor.addSubjects(now.length);
+  };
+  after(node, "onSerialize", (saved) => {
+    saved.properties[COPY] = editor.value;
+  });
+  after(node, "onConfigure", (saved) => {
+    // Saved by a front end that couldn't load this file: only the copy is left.
+    const kept = saved.widgets_values?.some((value) => value?.subjects);
+    if (!kept && saved.properties?.[COPY]) editor.value = saved.properties[COPY];
+    requestAnimationFrame(refresh);
+  });
+  after(node, "onConnectionsChange", () => {
+    const loading = app.configuringGraph;
+    afterFrames(2, () => {
+      if (!node.graph) return;
+      if (loading) sources = referenceSources(node);
+      else followReferences();
+      refresh();
+    });
+  });
+  after(node, "onExecuted", (output) => {
+    node.msdLastRun = readRun(output);
+    refresh();
+  });
+  after(node, "onRemoved", () => editor.destroy());
+  queueMicrotask(() => {
+    for (const widget of node.widgets ?? [])
+      if (widget.name === "width" || widget.name === "height")
+        after(widget, "callback", () => {
+          refresh();
+          // The canvas keeps its width, so that its height follows the aspect, up or down.
+          node.setSize([node.size[0], node.computeSize()[1]]);
+        });
+    refresh();
+  });
+  return editor;
+}
 
 function layoutWidget(node, name, data) {
-  const text = document.createElement("textarea");
-  text.className = "comfy-multiline-input";
-  text.spellcheck = false;
-  let value = data?.[1]?.default ?? { version: 1, subjects: [] };
-  const show = () => {
-    text.value = typeof value === "string" ? value : JSON.stringify(value, null, 1);
+  const editor = makeEditor(node);
+  editor.value = data?.[1]?.default;
+  const height = () => {
+    const [width, tall] = editor.host.size();
+    const inner = Math.max(LEAST_WIDTH, node.size?.[0] ?? 0) - 20;
+    const canvas = Math.min(MOST_HEIGHT, Math.max(160, (inner * tall) / width));
+    return 22 + canvas + 30 + 28 * editor.subjects.length + 16;
   };
-  show();
-  text.addEventListener("input", () => {
-    try {
-      value = JSON.parse(text.value);
-    } catch {
-      value = text.value; // kept as it is; the server says what is wrong with it
-    }
-  });
-  const widget = node.addDOMWidget(name, "msd_layout", text, {
-    getValue: () => value,
-    setValue: (given) => {
-      value = given ?? { version: 1, subjects: [] };
-      show();
+  const widget = node.addDOMWidget(name, "msd_layout", editor.root, {
+    getValue: () => editor.value,
+    setValue: (value) => {
+      editor.value = value;
     },
-    getMinHeight: () => HEIGHT,
+    getMinHeight: height,
+    hideOnZoom: false,
   });
   widget.options.socketless = true; // promoted out of a subgraph it would lose its value
-  widget.options.hideInPanel = true; // the panel would show it empty
-  return { widget, minWidth: 320, minHeight: HEIGHT };
+  widget.options.hideInPanel = true; // the panel would show it empty, and squeeze the node's
+  return { widget, minWidth: LEAST_WIDTH + 20, minHeight: 420 };
 }
+
+const style = document.createElement("link");
+style.rel = "stylesheet";
+style.href = new URL("./layout/layout.css", import.meta.url).href;
+document.head.append(style);
 
 app.registerExtension({
   name: "ms_diffusion.layout",
   getCustomWidgets: () => ({ MSD_LAYOUT: layoutWidget }),
+  init: () => loadTexts(api, () => app.extensionManager.setting.get("Comfy.Locale")),
 });

@@ -1,0 +1,321 @@
+"""The layout editor in the real front end, in both of its renderings."""
+
+from ui import BOXES, TWO, Ui, near, of_type, subject, workflow
+
+
+def test_two_boxes_are_drawn_named_and_run(ui: Ui) -> None:
+    ui.load(workflow(subjects=[subject(""), subject("")]))
+    assert "no phrase, box" in ui.note()
+    drawn = []
+    for box in BOXES:
+        (x0, y0), (x1, y1) = ui.at(*box[:2]), ui.at(*box[2:])
+        left, top, width, height = ui.frame()
+        drawn.append(
+            [
+                (x0 - left) / width,
+                (y0 - top) / height,
+                (x1 - left) / width,
+                (y1 - top) / height,
+            ]
+        )
+        ui.drag(box[:2], box[2:])
+    ui.shot("drawn, no phrases yet")
+    for index, phrase in enumerate(("star", "heart")):
+        ui.phrase(index).fill(phrase)
+    prompt, outputs = ui.run()
+    subjects = of_type(prompt, "MSDLayout")["layout"]["subjects"]
+    assert [s["phrase"] for s in subjects] == ["star", "heart"]
+    pixel = 1 / ui.frame()[2]
+    for one, wanted in zip(subjects, drawn, strict=True):
+        assert near(one["box"], wanted, pixel), (one["box"], wanted)
+    assert any("images" in output for output in outputs.values())
+    assert ui.value == of_type(prompt, "MSDLayout")["layout"]
+    ui.shot("two subjects, run")
+
+
+def test_move_and_resize(ui: Ui) -> None:
+    ui.drag((0.25, 0.5), (0.35, 0.4))
+    assert near(ui.subjects[0]["box"], (0.15, 0.15, 0.55, 0.65), 0.01)
+    assert ui.subjects[1] == TWO[1]
+    ui.drag((0.15, 0.15), (0.02, 0.05))  # the left upper corner
+    assert near(ui.subjects[0]["box"], (0.02, 0.05, 0.55, 0.65), 0.01)
+    ui.drag((0.02, 0.3), (0.9, 0.3))  # an edge can't pass the other one
+    x0, _, x1, _ = ui.subjects[0]["box"]
+    assert 0 < x1 - x0 < 0.02
+
+
+def test_the_cursor_of_overlapping_boxes(ui: Ui) -> None:
+    """The smaller box is on top, Shift always draws, Alt goes down through the pile."""
+    scene = subject("garden", (0, 0, 1, 1))
+    ui.load(workflow(subjects=[scene, subject("cat", (0.3, 0.3, 0.7, 0.7))]))
+    ui.drag((0.5, 0.5), (0.6, 0.5))
+    assert ui.subjects[0] == scene and near(ui.subjects[1]["box"], (0.4, 0.3, 0.8, 0.7), 0.01)
+    ui.page.keyboard.down("Alt")
+    ui.click(0.5, 0.5)
+    ui.page.keyboard.up("Alt")
+    ui.press("Delete")
+    assert [s["phrase"] for s in ui.subjects] == ["cat"]
+    ui.drag((0.45, 0.35), (0.65, 0.6), keys=["Shift"])
+    assert near(ui.subjects[1]["box"], (0.45, 0.35, 0.65, 0.6), 0.01)
+
+
+def test_keyboard(ui: Ui) -> None:
+    ui.click(0.25, 0.5)
+    ui.press("ArrowRight", "ArrowDown")  # 8 pixels of 128
+    assert near(ui.subjects[0]["box"], (0.1125, 0.3125, 0.5125, 0.8125), 1e-4)
+    ui.press("Shift+ArrowLeft")  # a cell: 32 pixels, a quarter of the picture
+    assert near(ui.subjects[0]["box"], (0, 0.3125, 0.4, 0.8125), 1e-4)
+    ui.press("Control+ArrowUp")
+    assert near(ui.subjects[0]["box"], (0, 0.3125, 0.4, 0.75), 1e-4)
+    ui.press("Tab", "ArrowUp")
+    assert near(ui.subjects[1]["box"], (0.55, 0.1875, 0.95, 0.6875), 1e-4)
+    ui.press("Control+d")
+    assert ui.subjects[2]["phrase"] == "heart" and ui.subjects[2]["box"] != ui.subjects[1]["box"]
+    ui.press("Delete")
+    assert len(ui.subjects) == 2
+    ui.press("1", "Control+c", "Control+v")
+    assert ui.subjects[2]["phrase"] == "star"
+    ui.press("Enter")
+    ui.page.keyboard.type("blue cup")
+    assert ui.subjects[2]["phrase"] == "blue cup"
+    ui.click(0.99, 0.99)
+    ui.press("Escape", "Delete", "Backspace")  # with nothing selected they must do nothing
+    assert len(ui.subjects) == 3
+    assert ui.node("return Boolean(node)")
+
+
+def test_undo_and_redo(ui: Ui) -> None:
+    """A step an edit, also after typing: the browser's own undo must not act besides."""
+    ui.page.wait_for_timeout(300)  # the host's nodes grow after they are loaded
+    ui.capture()
+    ui.phrase(0).fill("red star")
+    ui.press("Tab")
+    ui.drag((0.25, 0.5), (0.3, 0.4))
+    ui.press("ArrowLeft")
+    states = [ui.subjects]
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects != states[0])
+    states.append(ui.subjects)
+    ui.click(0.99, 0.01)
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects[0]["box"] == TWO[0]["box"])
+    assert ui.subjects[0]["phrase"] == "red star"
+    ui.click(0.99, 0.01)
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects == TWO)
+    for wanted in ("red star", states[1], states[0]):
+        ui.click(0.99, 0.01)
+        ui.press("Control+y")
+        if isinstance(wanted, str):
+            ui.until(lambda: ui.subjects[0]["phrase"] == "red star")
+        else:
+            ui.until(lambda wanted=wanted: ui.subjects == wanted)
+
+
+def test_snapping_and_cells(ui: Ui) -> None:
+    """Boxes on cells' edges cover just those cells, by the rule of the server."""
+    from msd_core.layout import box_coverage
+
+    width, height = 832, 1216  # 26 x 38 cells: edges that floats can't say
+    ui.load(workflow(subjects=[], width=width, height=height))
+    ui.element("button", has_text="Snap").click()
+    ui.element("button", has_text="Cells").click()
+    ui.drag((0.101, 0.203), (0.607, 0.405))
+    ui.drag((0.703, 0.604), (0.958, 0.888))
+    ui.shot("snapped, with the cells shown")
+    covered = ui.node(
+        """const { coveredCells, grid } = await import(given[0]);
+        const { subjects } = node.widgets.at(-1).value;
+        return subjects.map(({ box }) => coveredCells(box, grid(832, 1216)));""",
+        "/extensions/ms_diffusion/js/layout/value.mjs",
+    )
+    import torch
+
+    for one, (x0, y0, x1, y1) in zip(ui.subjects, covered, strict=True):
+        for edge, cells in zip(one["box"], (26, 38, 26, 38), strict=True):
+            assert abs(edge * cells - round(edge * cells)) < 1e-3
+        cells = box_coverage(torch.tensor([one["box"]]), 38, 26)[0].view(38, 26)
+        assert cells[y0:y1, x0:x1].all() and cells.sum() == (y1 - y0) * (x1 - x0)
+        assert near(one["box"], (x0 / 26, y0 / 38, x1 / 26, y1 / 38), 1e-4)
+
+
+def test_presets_keep_phrases(ui: Ui) -> None:
+    presets = ui.element("select")
+    names = presets.locator("option").evaluate_all("all => all.map((o) => o.value).filter(Boolean)")
+    assert len(names) >= 9
+    for name in names:
+        presets.select_option(name)
+        assert [s["phrase"] for s in ui.subjects[:2]] == ["star", "heart"]
+        assert all(s["box"] for s in ui.subjects[: 1 if name.startswith("one") else 2])
+    presets.select_option("threeInARow")
+    assert [s["box"][0] for s in ui.subjects[:3]] == [0, 0.35, 0.65]
+    assert "Subject 3 has no reference, phrase" in ui.note()
+    ui.shot("preset three in a row")
+
+
+def test_rows(ui: Ui) -> None:
+    weight = ui.element(".msd-weight").nth(1)
+    weight.fill("0.7")
+    weight.press("Enter")
+    assert ui.subjects[1]["weight"] == 0.7
+    weight.fill("99")
+    weight.press("Enter")
+    assert ui.subjects[1]["weight"] == 10 and weight.input_value() == "10"
+    ui.element(".msd-chip").nth(0).click()
+    ui.press("ArrowLeft")
+    assert ui.subjects[0]["box"][0] == 0
+    ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["heart"])
+    names = ui.page.get_by_role("textbox", name="Phrase of subject 1").locator("visible=true")
+    assert names.input_value() == "heart"
+    assert ui.element("canvas").get_attribute("aria-label")
+
+
+def test_touch(ui: Ui) -> None:
+    """A finger draws, and grabs an edge from further away than a mouse."""
+    ui.load(workflow(subjects=[subject("star")]))
+
+    def swipe(start: tuple[float, float], end: tuple[float, float]) -> None:
+        ui.element("canvas").evaluate(
+            """(canvas, points) => {
+                canvas.setPointerCapture = () => {};
+                ['pointerdown', 'pointermove', 'pointerup'].forEach((name, i) =>
+                    canvas.dispatchEvent(new PointerEvent(name, {
+                        pointerType: 'touch', pointerId: 7, isPrimary: true, bubbles: true,
+                        button: 0, clientX: points[Math.min(i, 1)][0],
+                        clientY: points[Math.min(i, 1)][1] })));
+            }""",
+            [list(ui.at(*start)), list(ui.at(*end))],
+        )
+
+    swipe((0.2, 0.2), (0.6, 0.6))
+    assert near(ui.subjects[0]["box"], (0.2, 0.2, 0.6, 0.6), 0.01)
+    swipe((0.63, 0.4), (0.83, 0.4))
+    assert near(ui.subjects[0]["box"], (0.2, 0.2, 0.8, 0.6), 0.01)
+    assert ui.element("canvas").evaluate("c => getComputedStyle(c).touchAction") == "none"
+
+
+def test_a_connected_reference_adds_its_subject(ui: Ui) -> None:
+    ui.node(
+        """const load = LiteGraph.createNode('LoadImage');
+        app.canvas.graph.add(load);
+        const slot = node.inputs.findIndex((input) => input.name === 'references.reference_3');
+        load.connect(0, node, slot);"""
+    )
+    ui.until(lambda: len(ui.subjects) == 3)
+    assert ui.subjects[2] == subject("")
+    assert "Subject 3 has no phrase, box" in ui.note()
+    ui.drag((0.46, 0.05), (0.54, 0.2))
+    assert ui.subjects[2]["box"] and len(ui.subjects) == 3
+
+
+def test_subjects_go_with_their_references(ui: Ui) -> None:
+    """The host moves later references up when one goes; phrases and boxes must not stay behind."""
+    three = [subject(name, (0.25 * i, 0.1, 0.25 * i + 0.25, 0.5)) for i, name in enumerate("abc")]
+    ui.load(workflow("Three subjects with a background", subjects=three))
+    thumbs = ui.element(".msd-thumb")
+    ui.until(lambda: "reference_3.png" in (thumbs.nth(2).get_attribute("src") or ""))
+    slot = "node.inputs.findIndex((input) => input.name === 'references.reference_1')"
+    ui.node(f"node.disconnectInput({slot})")
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["b", "c", "a"])
+    assert ui.subjects[0]["box"] == three[1]["box"]
+    ui.until(lambda: "reference_2.png" in (thumbs.nth(0).get_attribute("src") or ""))
+    assert "Subject 3 has no reference" in ui.note()
+    ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["c", "a"])
+    ui.until(lambda: "reference_3.png" in (thumbs.nth(0).get_attribute("src") or ""))
+    ui.page.wait_for_timeout(300)
+    assert [s["phrase"] for s in ui.subjects] == ["c", "a"]
+    ui.click(0.99, 0.99)
+    ui.press("Control+z")  # one step: the subject and its link
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["b", "c", "a"])
+    ui.until(lambda: "reference_2.png" in (thumbs.nth(0).get_attribute("src") or ""))
+
+
+def test_thumbnails_are_live_and_come_from_the_last_run(ui: Ui) -> None:
+    thumbs = ui.element(".msd-thumb")
+    ui.until(lambda: "reference_1.png" in (thumbs.nth(0).get_attribute("src") or ""))
+    # A picture that is processed on its way can't be known before it has run.
+    ui.node(
+        """const graph = app.canvas.graph;
+        const invert = LiteGraph.createNode('ImageInvert');
+        graph.add(invert);
+        const slot = node.inputs.findIndex((input) => input.name === 'references.reference_1');
+        node.getInputNode(slot).connect(0, invert, 0);
+        invert.connect(0, node, slot);"""
+    )
+    ui.until(lambda: thumbs.nth(0).get_attribute("src") is None)
+    _, outputs = ui.run()
+    (sent,) = (o["msd_references"] for o in outputs.values() if "msd_references" in o)
+    ui.until(lambda: sent[0] in (thumbs.nth(0).get_attribute("src") or ""))
+    assert thumbs.nth(0).evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+
+
+def test_linked_boxes_are_shown_and_not_edited(ui: Ui) -> None:
+    ui.node(
+        """const graph = app.canvas.graph;
+        const text = LiteGraph.createNode('PrimitiveStringMultiline');
+        graph.add(text);
+        text.widgets[0].value = '0.1,0.1,0.4,0.9; 0.5,0.2,0.9,0.8';
+        text.connect(0, node, node.inputs.findIndex((input) => input.name === 'boxes'));"""
+    )
+    ui.until(lambda: "they show after a run" in ui.note())
+    ui.run()
+    ui.until(lambda: "last run" in ui.note())
+    ui.shot("linked boxes")
+    ui.drag((0.25, 0.5), (0.35, 0.6))
+    assert ui.subjects == TWO
+    assert ui.element("select").is_disabled()
+    ui.phrase(0).fill("blue star")  # the phrases stay ours
+    assert ui.subjects[0]["phrase"] == "blue star"
+
+
+def test_the_canvas_follows_width_and_height(ui: Ui) -> None:
+    def aspect() -> float:
+        _, _, width, height = ui.frame()
+        return width / height
+
+    assert abs(aspect() - 1) < 0.01
+    # Typed
+    ui.node(
+        """for (const [widget, value] of [[node.widgets[0], 192], [node.widgets[1], 96]]) {
+            widget.value = value;
+            widget.callback?.(value);
+        }"""
+    )
+    ui.until(lambda: abs(aspect() - 2) < 0.02)
+    ui.drag((0.5, 0.02), (0.53, 0.98))
+    assert near(ui.subjects[2]["box"], (0.5, 0.02, 0.53, 0.98), 0.01)
+    # Linked: the canvas shows the number that comes
+    ui.node(
+        """const number = LiteGraph.createNode('PrimitiveInt');
+        app.canvas.graph.add(number);
+        number.widgets[0].value = 96;
+        number.connect(0, node, node.inputs.findIndex((input) => input.name === 'width'));"""
+    )
+    ui.until(lambda: "96 / 96" in ui.element(".msd-stage").get_attribute("style"))
+
+
+def test_zoom(ui: Ui) -> None:
+    for scale in (0.25, 0.5, 1.7, 4.0):
+        ui.load(workflow(subjects=[]), scale)
+        _, _, width, height = ui.frame()
+        ui.drag((0.4, 0.4), (0.6, 0.7))
+        box, pixel = ui.subjects[0]["box"], 1 / min(width, height)
+        assert near(box, (0.4, 0.4, 0.6, 0.7), pixel), (scale, box)
+        if scale == 0.5:
+            ui.shot("zoomed out")
+
+
+def test_wheel_and_middle_button_move_the_graph(ui: Ui) -> None:
+    scale = ui.page.evaluate("() => app.canvas.ds.scale")
+    ui.page.mouse.move(*ui.at(0.5, 0.5))
+    ui.page.mouse.wheel(0, -200)
+    ui.until(lambda: ui.page.evaluate("() => app.canvas.ds.scale") > scale)
+    before = ui.page.evaluate("() => [...app.canvas.ds.offset]")
+    x, y = ui.at(0.5, 0.5)
+    ui.page.mouse.down(button="middle")
+    ui.page.mouse.move(x + 60, y + 30, steps=4)
+    ui.page.mouse.up(button="middle")
+    assert ui.page.evaluate("() => [...app.canvas.ds.offset]") != before
+    assert ui.subjects == TWO

@@ -1,0 +1,131 @@
+"""Help pages, templates, blueprint and languages, as people meet them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+from ui import ROOT, SETTING, TWO, Ui, of_type, subject, workflow
+
+from microworld.server import Server
+
+NODES = sorted(path.name for path in (ROOT / "web" / "docs").iterdir())
+TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_help_page(ui: Ui, node: str) -> None:
+    ui.load(workflow("Two subjects with auto layout", subjects=TWO))
+    ui.page.evaluate(
+        "kind => app.canvas.selectItems([app.rootGraph.nodes.find((n) => n.type === kind)])", node
+    )
+    ui.page.get_by_test_id("info-button").locator("visible=true").first.click()
+    title = (ROOT / "web" / "docs" / node / "en.md").read_text(encoding="utf-8").splitlines()[0]
+    heading = ui.page.get_by_role("heading", name=title.removeprefix("# "), exact=True)
+    expect(heading.first).to_be_visible()
+    picture = ui.page.locator(f"img[src*='{node}/node.png']").first
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    ui.shot(f"help {node}")
+    ui.page.get_by_role("button", name="Toggle properties panel").first.click()
+
+
+def test_templates_are_listed_and_load(ui: Ui) -> None:
+    listed = ui.server.get_json("/workflow_templates")["ms_diffusion"]
+    assert sorted(listed) == sorted(path.stem for path in TEMPLATES)
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    ui.page.get_by_text("MS-Diffusion", exact=True).first.click()
+    for path in TEMPLATES:
+        heading = ui.page.get_by_role("heading", name=path.stem, exact=True)
+        heading.scroll_into_view_if_needed()  # its picture is loaded then
+        picture = ui.page.get_by_role("img", name=path.stem, exact=True)
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.decode().then(() => image.naturalHeight)") == 320
+    ui.page.wait_for_timeout(1000)
+    ui.shot("templates")
+    ui.page.get_by_role("img", name="Two subjects with auto layout", exact=True).click()
+    ui.until(
+        lambda: ui.page.evaluate(
+            "() => app.rootGraph.nodes.some((n) => n.type === 'MSDAutoLayout')"
+        )
+    )
+    ui.page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_is_what_the_converter_makes_of_it(ui: Ui, path: Path) -> None:
+    """The prompt that the page would post, and the one of the tests without a browser."""
+    if "IPAdapter" in path.stem:  # nodes of a pack that isn't here: it must still load
+        ui.page.evaluate(
+            "async saved => { await app.loadGraphData(saved) }", json.loads(path.read_text())
+        )
+        assert ui.subjects
+        ui.page.keyboard.press("Escape")
+        return
+    ui.load(json.loads(path.read_text(encoding="utf-8")))
+    posted = ui.page.evaluate("async () => (await app.graphToPrompt()).output")
+    made = ui.server.workflow(path)
+    assert {k: (n["class_type"], n["inputs"]) for k, n in posted.items()} == {
+        k: (n["class_type"], n["inputs"]) for k, n in made.items()
+    }
+
+
+def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
+    """Added by the search box in place of the nodes that it holds."""
+    ui.load(workflow(subjects=TWO))
+    ui.page.mouse.move(1250, 700)
+    ui.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    ui.page.wait_for_timeout(500)
+    ui.page.keyboard.type("Subjects in a layout")
+    ui.page.wait_for_timeout(1000)
+    ui.page.keyboard.press("Enter")
+    ui.page.wait_for_timeout(500)
+    ui.page.mouse.click(1250, 700)  # where it goes
+    added = "app.rootGraph.nodes.find((node) => node.isSubgraphNode?.())"
+    ui.until(lambda: ui.page.evaluate(f"() => Boolean({added})"))
+    names = ui.page.evaluate(f"() => {added}.widgets.map((widget) => widget.name)")
+    assert names == ["adapter", "width", "height", "weight"]
+    ui.page.evaluate(
+        f"""() => {{
+            const graph = app.rootGraph, find = (type) => graph.nodes.find((n) => n.type === type);
+            const node = {added};
+            const link = (from, slot, to, name) =>
+                from.connect(slot, to, to.inputs.findIndex((input) => input.name === name));
+            const photos = graph.nodes.filter((n) => n.type === 'LoadImage');
+            link(photos[0], 0, node, 'reference_1');
+            link(photos[1], 0, node, 'reference_2');
+            link(find('CheckpointLoaderSimple'), 0, node, 'model');
+            link(find('CheckpointLoaderSimple'), 1, node, 'clip');
+            link(find('CLIPVisionLoader'), 0, node, 'clip_vision');
+            link(node, 0, find('KSampler'), 'model');
+            for (const node of graph.nodes.filter((n) => n.type.startsWith('MSD')))
+                graph.remove(node);
+            const values = ['ms_adapter_micro.safetensors', 128, 128, 0.8];
+            node.widgets.forEach((widget, i) => {{ widget.value = values[i]; }});
+        }}"""
+    )
+    prompt, outputs = ui.run()
+    layout = of_type(prompt, "MSDLayout")
+    assert (layout["width"], len(layout["layout"]["subjects"])) == (128, 2)
+    assert of_type(prompt, "MSDApply")["weight"] == 0.8
+    assert any("images" in output for output in outputs.values())
+
+
+def test_chinese(browser: Browser, server: Server) -> None:
+    ui = Ui(browser, server, "classic")
+    ui.page.evaluate(SETTING, ["Comfy.Locale", "zh"])
+    try:
+        ui.open()
+        ui.load(workflow(subjects=[subject("star", (0.1, 0.1, 0.5, 0.5)), subject("")]))
+        zh = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))
+        words = zh["msDiffusion"]
+        assert ui.element("select").locator("option").first.text_content() == words["presets"]
+        assert words["boxMissing"] in ui.note()
+        assert ui.element("canvas").get_attribute("aria-label") == words["canvas"]
+        names = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert ui.node("return node.title") == names["MSDLayout"]["display_name"]
+        ui.shot("Chinese")
+        assert ui.errors == []
+    finally:
+        ui.page.evaluate(SETTING, ["Comfy.Locale", "en"])
+        ui.close()

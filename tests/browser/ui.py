@@ -1,0 +1,259 @@
+"""What the tests do in the page."""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Locator
+
+from microworld.demo import FILES
+from microworld.server import Server
+
+ROOT = Path(__file__).parents[2]
+SHOTS = ROOT / "browser_output"  # a screenshot of each state
+READY = """() => window.app?.isGraphReady && app.extensionManager?.workflow?.activeWorkflow
+    && window.LiteGraph?.registered_node_types?.MSDLayout"""
+# The visible canvas of the open graph's editor, in pixels of the screen, once it stands still.
+FRAME = """async () => {
+    const read = () => {
+        const shown = [...document.querySelectorAll('.msd-stage canvas')].filter(
+            (e) => e.offsetParent && e.getBoundingClientRect().width > 0);
+        if (shown.length !== 1) return null;
+        const rect = shown[0].getBoundingClientRect();
+        const middle = [rect.x + rect.width / 2, rect.y + rect.height / 2];
+        const top = document.elementFromPoint(...middle) === shown[0];
+        return { x: rect.x, y: rect.y, width: rect.width, height: rect.height,
+                 inner: [shown[0].clientWidth, shown[0].clientHeight], top };
+    };
+    const frame = () => new Promise((done) => requestAnimationFrame(done));
+    const first = read();
+    for (let i = 0; i < 3; i++) {
+        await frame();
+        if (!first || JSON.stringify(read()) !== JSON.stringify(first)) return null;
+    }
+    return first.top ? first : null;
+}"""
+SETTING = "async ([id, value]) => { await app.extensionManager.setting.set(id, value) }"
+LAYOUT = """() => app.canvas.graph.nodes.find((n) => n.type === 'MSDLayout')"""
+BOXES = ([0.05, 0.25, 0.45, 0.75], [0.55, 0.25, 0.95, 0.75])
+
+
+def workflow(name: str = "Two subjects", **layout: Any) -> dict[str, Any]:
+    """An example workflow with the micro family's files, of 128 pixels and few steps.
+
+    Args:
+        layout: the subjects of MSD Layout by `subjects`, `width` and `height` in pixels.
+    """
+    text = (ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8")
+    for theirs, ours in FILES.items():
+        text = text.replace(f'"{theirs}"', f'"{ours}"')
+    saved = json.loads(text)
+    width, height = layout.get("width", 128), layout.get("height", 128)
+    for node in saved["nodes"]:
+        values = node.get("widgets_values")
+        if node["type"] == "MSDLayout":
+            subjects = layout.get("subjects", values[2]["subjects"])
+            value = {"version": 1, "subjects": subjects}
+            node["widgets_values"] = [width, height, value]
+            node["properties"]["msd_layout"] = value
+            node["size"] = [400, 740]  # more than it needs, so that it needn't grow
+        elif node["type"] == "EmptyLatentImage":
+            values[:2] = [width, height]
+        elif node["type"] == "KSampler":
+            values[2] = 2  # steps
+        elif node["type"] == "LoadImage" and (title := node.get("title", "")).startswith("Ref"):
+            values[0] = f"reference_{title.split()[1].rstrip(',')}.png"
+    saved["extra"]["ds"] = {"scale": 1, "offset": [0, 0]}
+    return saved
+
+
+def subject(phrase: str = "star", box: Sequence[float] | None = None, weight: float = 1.0) -> Any:
+    return {"phrase": phrase, "box": None if box is None else list(box), "weight": weight}
+
+
+TWO = [subject("star", BOXES[0]), subject("heart", BOXES[1])]
+
+
+class Ui:
+    """A page of ComfyUI's front end, in one of its two renderings."""
+
+    def __init__(
+        self, browser: Browser, server: Server, mode: str, javascript: bool = True
+    ) -> None:
+        self.server, self.mode = server, mode
+        self.context = browser.new_context(viewport={"width": 1400, "height": 950})
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._note)
+        if not javascript:  # ours: it can't be loaded
+            self.page.route("**/extensions/ms_diffusion/js/**", lambda route: route.abort())
+        self.address = f"http://127.0.0.1:{server.port}"
+        self.open()
+
+    def _note(self, message: ConsoleMessage) -> None:
+        """Errors and warnings that name our files, and any word of deprecation in our stack."""
+        where = f"{message.text} {message.location}"
+        if message.type in ("error", "warning") and "/ms_diffusion/" in where:
+            self.errors.append(where)
+
+    def open(self) -> None:
+        self.page.goto(self.address, wait_until="domcontentloaded")
+        self.page.wait_for_function(READY, timeout=90_000)
+        self.set_mode(self.mode)
+
+    def close(self) -> None:
+        self.context.close()
+
+    def set_mode(self, mode: str) -> None:
+        self.page.evaluate(SETTING, ["Comfy.VueNodes.Enabled", mode == "nodes2"])
+
+    def reset(self) -> None:
+        """Forget what earlier tests did, and load the example workflow with two boxes."""
+        self.errors.clear()
+        self.set_mode(self.mode)
+        self.load(workflow(subjects=TWO))
+
+    def load(self, saved: dict[str, Any], scale: float = 1.0) -> None:
+        """Load a workflow, and bring its layout to the middle of the window."""
+        self.page.evaluate("async saved => { await app.loadGraphData(saved) }", saved)
+        self.show(scale)
+
+    def show(self, scale: float = 1.0) -> None:
+        """Bring the canvas of the open graph's layout to the middle of the window."""
+        self.node(
+            """const { ds } = app.canvas, frame = () => new Promise(requestAnimationFrame);
+            ds.scale = given[0];
+            ds.offset[0] = 420 / ds.scale - node.pos[0];
+            ds.offset[1] = 120 / ds.scale - node.pos[1];
+            app.canvas.setDirty(true, true);
+            for (let i = 0; i < 5; i++) await frame();
+            if (ds.scale <= 1) return;
+            const canvas = node.widgets.at(-1).element.querySelector('canvas');
+            const { x, y, width, height } = canvas.getBoundingClientRect();
+            ds.offset[0] += (700 - x - width / 2) / ds.scale;
+            ds.offset[1] += (520 - y - height / 2) / ds.scale;
+            app.canvas.setDirty(true, true);""",
+            scale,
+        )
+
+    def node(self, script: str, *given: Any) -> Any:
+        """Evaluate a script with the open graph's layout as `node` and arguments as `given`."""
+        return self.page.evaluate(
+            f"async given => {{ const node = ({LAYOUT})(); {script} }}", list(given)
+        )
+
+    @property
+    def value(self) -> dict[str, Any]:
+        return self.node("return node.widgets.find((w) => w.name === 'layout').value")
+
+    @property
+    def subjects(self) -> list[dict[str, Any]]:
+        return self.value["subjects"]
+
+    def until(self, condition: Callable[[], Any], seconds: float = 8) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"not within {seconds} s; the value is {self.value}"
+            time.sleep(0.03)
+
+    def frame(self) -> tuple[float, float, float, float]:
+        """Where the picture lies on the screen: left, top, width, height."""
+        read: list[Any] = [None]
+
+        def stands_still() -> bool:
+            read[0] = self.page.evaluate(FRAME)
+            return read[0] is not None
+
+        self.until(stands_still)
+        rect, (inner_width, inner_height) = read[0], read[0]["inner"]
+        width, height = self.size()
+        scale = min((inner_width - 2) / width, (inner_height - 2) / height)
+        zoom = rect["width"] / inner_width
+        w, h = width * scale * zoom, height * scale * zoom
+        return rect["x"] + (rect["width"] - w) / 2, rect["y"] + (rect["height"] - h) / 2, w, h
+
+    def size(self) -> tuple[int, int]:
+        values = self.node("return node.widgets.slice(0, 2).map((w) => w.value)")
+        return values[0], values[1]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """A place of the picture on the screen, on a whole pixel as a mouse is."""
+        left, top, width, height = self.frame()
+        return round(left + x * width), round(top + y * height)
+
+    def drag(self, start: Sequence[float], end: Sequence[float], keys: Sequence[str] = ()) -> None:
+        """Press at a place of the picture, release at another."""
+        mouse, (x0, y0), (x1, y1) = self.page.mouse, self.at(*start), self.at(*end)
+        for key in keys:
+            self.page.keyboard.down(key)
+        mouse.move(x0, y0)
+        mouse.down()
+        mouse.move((x0 + x1) / 2, (y0 + y1) / 2, steps=3)
+        mouse.move(x1, y1, steps=3)
+        mouse.up()
+        for key in keys:
+            self.page.keyboard.up(key)
+
+    def click(self, x: float, y: float, **options: Any) -> None:
+        self.page.mouse.click(*self.at(x, y), **options)
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def element(self, selector: str, **options: Any) -> Locator:
+        return self.page.locator(f".msd-layout {selector}", **options).locator("visible=true")
+
+    def phrase(self, index: int) -> Locator:
+        return self.element(".msd-phrase").nth(index)
+
+    def note(self) -> str:
+        return self.element(".msd-note").inner_text()
+
+    def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Press Run and wait for the end; the prompt that was posted, and the outputs."""
+        self.page.evaluate(
+            """() => {
+                window.ended = [];
+                for (const name of ['execution_success', 'execution_error'])
+                    comfyAPI.api.api.addEventListener(
+                        name, (event) => ended.push([name, event.detail]), { once: true });
+            }"""
+        )
+        button = self.page.get_by_role("button", name="Run", exact=True).first
+        with self.page.expect_response(lambda r: r.url.endswith("/api/prompt")) as posted:
+            button.click()
+        answer = posted.value
+        assert answer.ok, answer.text()
+        prompt_id = answer.json()["prompt_id"]
+        self.page.wait_for_function("() => ended.length", timeout=60_000)
+        ((name, detail),) = self.page.evaluate("() => ended.slice(0, 1)")
+        assert name == "execution_success", detail
+        self.until(lambda: prompt_id in self.server.get_json(f"/history/{prompt_id}"))
+        outputs = self.server.get_json(f"/history/{prompt_id}")[prompt_id]["outputs"]
+        return answer.request.post_data_json["prompt"], outputs
+
+    def capture(self) -> None:
+        """End the undo step that a script began, as a click of a user does."""
+        self.page.evaluate(
+            "() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
+        )
+
+    def shot(self, name: str) -> None:
+        """Write a screenshot of the state."""
+        SHOTS.mkdir(exist_ok=True)
+        self.page.wait_for_timeout(150)
+        self.page.screenshot(path=SHOTS / f"{name} ({self.mode}).png")
+
+
+def near(box: Sequence[float], wanted: Sequence[float], by: float) -> bool:
+    return all(abs(a - b) <= by for a, b in zip(box, wanted, strict=True))
+
+
+def of_type(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The inputs of a prompt's node of this class."""
+    return copy.deepcopy(next(n["inputs"] for n in prompt.values() if n["class_type"] == kind))

@@ -1,0 +1,74 @@
+// What the editor says. English stands here; other languages in locales/<language>/main.json, under
+// "msDiffusion", which the server hands out.
+
+const ENGLISH = {
+  canvas:
+    "Layout. Draw a box for each subject with the mouse. Tab selects a box, arrows move it, " +
+    "Control and arrows resize it, Delete removes it, Enter edits its phrase.",
+  canvasRole: "layout editor",
+  rows: "Subjects",
+  presets: "Presets …",
+  oneInTheMiddle: "One in the middle",
+  twoSideBySide: "Two side by side",
+  twoTouching: "Two side by side, touching",
+  threeInARow: "Three in a row",
+  fourInASquare: "Four in a square",
+  subjectOnBackground: "Subject on a background",
+  twoOnBackground: "Two on a background",
+  topMiddleBottom: "Clothing: top, middle, bottom",
+  topAndTrousers: "Clothing: top and trousers",
+  hatAndWearer: "Clothing: hat and wearer",
+  wearerAndTop: "Clothing: wearer and top",
+  wearerAndDress: "Clothing: wearer and dress",
+  snapping: "Snap",
+  snappingHint: "Snap to the cells of the attention (32 pixels)",
+  showCells: "Cells",
+  showCellsHint: "Show the cells of the attention that each box covers",
+  drawHere: "Drag to draw a box for each subject",
+  empty: "Connect a reference, or draw a box.",
+  order: "Box 1 is reference_1's, and so on: left to right, then top to bottom, backgrounds last.",
+  selectSubject: "Select subject {n}",
+  phrase: "phrase: what it is, in a word or two",
+  phraseHint: "The word for the subject, as in the prompt: dog, red backpack",
+  phraseOf: "Phrase of subject {n}",
+  weightHint: "Weight: higher is more like the reference",
+  weightOf: "Weight of subject {n}",
+  remove: "Remove this subject",
+  removeSubject: "Remove subject {n}",
+  referenceOf: "Reference of subject {n}",
+  noReferenceOf: "Subject {n} has no reference",
+  box: "box",
+  boxHint: "Its box says where it goes",
+  mask: "mask",
+  maskHint: "The mask on its region socket says where it goes",
+  noBox: "no box",
+  noBoxHint: "Draw a box for it on the canvas",
+  noPhrase: "(no phrase)",
+  missing: "Subject {n} has no {what} yet.",
+  reference: "reference",
+  phraseMissing: "phrase",
+  boxMissing: "box",
+  linkedBoxes: "The boxes come by the link; these are the last run's.",
+  linkedBoxesUnknown: "The boxes come by the link; they show after a run.",
+  newer: "This layout was made by a newer version of MS-Diffusion. It is kept as it is.",
+  unreadable: "This layout can't be read. It is kept as it is.",
+  tooMany: "This layout has more than 16 subjects. It is kept as it is.",
+  startAnew: "Start anew",
+};
+
+let translated = {};
+
+/** A message, its {names} replaced by values. */
+export function text(key, values = {}) {
+  const words = translated[key] ?? ENGLISH[key];
+  return words.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
+}
+
+/** Fetch the messages of the user's language; English stays where there are none. */
+export async function loadTexts(api, getLanguage) {
+  const language = String(getLanguage() ?? "en");
+  const [family] = language.split("-");
+  if (family === "en") return;
+  const everything = await (await api.fetchApi("/i18n")).json();
+  translated = (everything[language] ?? everything[family])?.msDiffusion ?? {};
+}
