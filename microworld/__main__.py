@@ -1,8 +1,11 @@
-"""python -m microworld train --stage vae|vision|base|adapter|adapter_without_masks|judge
+"""python -m microworld train --stage vae|encoders|base|adapter|adapter_without_masks|judge
 
-Every stage is resumable: give it more minutes to train on. What it leaves in the work folder:
-<stage>.pt with weights, moving average and optimizer, and <stage>.png with the loss curve.
-`python -m microworld export` writes the trained files below microworld/models.
+Every stage is resumable: give it more minutes to train on. Several processes train one together:
+python -m torch.distributed.run --standalone --nproc-per-node 2 -m microworld train ...
+
+What a stage leaves in the work folder: <stage>.pt with weights, moving average and optimizer, and
+<stage>.png with the loss curve. `python -m microworld export` writes the trained files below
+microworld/models.
 """
 
 import argparse
@@ -13,10 +16,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 MINUTES = {
     "vae": 11.0,
-    "vision": 2.5,
-    "base": 47.0,
-    "adapter": 5.0,
-    "adapter_without_masks": 5.0,
+    "encoders": 6.0,
+    "base": 96.0,
+    "adapter": 6.0,
+    "adapter_without_masks": 6.0,
     "judge": 5.0,
 }
 
@@ -29,6 +32,7 @@ def main() -> None:
     train.add_argument("--minutes", type=float, help="wall clock, earlier runs included")
     train.add_argument("--scenes", type=float, default=1.0, help="share of the scenes to draw")
     train.add_argument("--threads", type=int, default=1)
+    train.add_argument("--device", default="cpu", help="cpu or cuda")
     export = commands.add_parser("export", help="write the family's files")
     export.add_argument("--models", type=Path, default=ROOT / "microworld" / "models")
     for command in (train, export):
@@ -43,7 +47,7 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     minutes = options.minutes or MINUTES[options.stage]
-    train_stage(options.stage, options.work, minutes, options.scenes)
+    train_stage(options.stage, options.work, minutes, options.scenes, options.device)
 
 
 if __name__ == "__main__":

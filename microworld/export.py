@@ -26,7 +26,7 @@ def export_family(work: Path, models: Path) -> None:
     trained = Family(Vocabulary())
     trained.load_state_dict(base["average"])
     metadata = {"license": "GPL-3.0-or-later", "weights": "moving average"}
-    metadata |= {k: v for stage in ("vae", "vision", "base") for k, v in _metadata(work, stage)}
+    metadata |= {k: v for stage in ("vae", "encoders", "base") for k, v in _metadata(work, stage)}
 
     taesd = family.vae()
     widen(load_vae(work), taesd)

@@ -3,7 +3,7 @@ and the product's own adapter, with the product's own coverage and attention."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from microworld import family  # isort: skip  # before anything of the host looks for a GPU
@@ -81,6 +81,11 @@ class Vocabulary:
             lengths.append(len(tokens))
         return torch.tensor(first), torch.tensor(second), lengths
 
+    def places(self, texts: Sequence[str], words: Sequence[str]) -> Tensor:
+        """Bool [n, 77], where the texts hold one of the words, each of which is one token."""
+        rows = torch.tensor([self.rows[self.tokens[word][0]] for word in words])
+        return torch.isin(self.encode(texts)[0], rows)
+
 
 @dataclass
 class Guidance:
@@ -96,6 +101,10 @@ class Guidance:
     def present(self) -> Tensor:
         """[n, MOST] bool, m of them true."""
         return self.boxes.any(-1)
+
+    def to(self, device: torch.device) -> "Guidance":
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def coverage(self, height: int, width: int) -> Tensor:
         """[n, MOST, height * width] bool."""
@@ -113,11 +122,11 @@ class Family(nn.Module):
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        self.compiled: Any = None  # `denoise` compiled for square pictures
         self.unet = family.unet()
         self.text_l, self.text_g = family.text_encoder(), family.text_encoder()
         self.vision = family.vision_tower()
         self.adapter = family.adapter(self.unet)
+        self.context_width = 2 * family.TEXT_WIDTH
         self.blocks = [a.block for a in cross_attentions(_shapes(self.unet))]
         for encoder in (self.text_l, self.text_g):
             embeddings = encoder.text_model.embeddings
@@ -136,6 +145,10 @@ class Family(nn.Module):
         for projection in self.adapter.projections:
             nn.init.normal_(projection.to_v_ip.weight, std=0.02)
 
+    @property
+    def device(self) -> torch.device:
+        return self.adapter.dummy_image_tokens.device
+
     def text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Context [n, 77, 128] and pooled [n, 64], as the host's SDXL conditioning."""
         rows_l, rows_g, lengths = self.vocabulary.encode(texts)
@@ -145,14 +158,15 @@ class Family(nn.Module):
 
     def features(self, references: Tensor) -> Tensor:
         """Pictures [m, 3, 64, 64] in 0..1 -> features [m, 65, 64] of the last layer but one."""
-        return self.vision((references - CLIP_MEAN) / CLIP_DEVIATION, intermediate_output=-2)[1]
+        mean, deviation = CLIP_MEAN.to(self.device), CLIP_DEVIATION.to(self.device)
+        return self.vision((references - mean) / deviation, intermediate_output=-2)[1]
 
     def image_tokens(self, guidance: Guidance) -> Tensor:
         """[n, MOST * T, C]; zeros for subjects that are not there."""
         present, resampler = guidance.present, self.adapter.resampler
         if not guidance.phrases:
-            width = resampler.norm_out.weight.shape[0]
-            return torch.zeros(len(present), MOST * self.adapter.image_token_count, width)
+            count = MOST * self.adapter.image_token_count
+            return torch.zeros(len(present), count, self.context_width, device=self.device)
         words = sorted(set(guidance.phrases))
         rows, _, lengths = self.vocabulary.encode(words)
         pooled = self._encode(self.text_l, rows, lengths)[2]
@@ -177,12 +191,11 @@ class Family(nn.Module):
         context, pooled = self.text(texts)
         height, width = (8 * edge for edge in noisy.shape[-2:])
         numbers = torch.tensor([height, width, 0, 0, height, width])
-        sizes = timestep_embedding(numbers, 256).flatten().expand(len(texts), -1)
+        sizes = timestep_embedding(numbers, 256).flatten().expand(len(texts), -1).to(self.device)
         keys_values = self.adapter.keys_and_values(self.image_tokens(guidance))
         coverages = [guidance.coverage(height // edge, width // edge) for edge in (8, 16)]
         y = torch.cat([pooled, sizes], -1)
-        denoise = self.compiled if height == width and self.compiled else self.denoise
-        return denoise(noisy, time.float(), context, y, keys_values, coverages)
+        return self.denoise(noisy, time.float(), context, y, keys_values, coverages)
 
     def denoise(
         self,
@@ -216,7 +229,7 @@ class Family(nn.Module):
         self, encoder: Any, rows: Tensor, lengths: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states of the last layer but one, projected pooled, pooled."""
-        embeds = encoder.text_model.embeddings.token_embedding(rows)
+        embeds = encoder.text_model.embeddings.token_embedding(rows.to(self.device))
         _, hidden, projected, pooled = encoder(
             embeds=embeds,
             num_tokens=lengths,

@@ -163,9 +163,9 @@ def draw_windows(material: Material, n: int, g: Generator) -> tuple[Tensor, Tens
     return windows(pictures, boxes), shape, looks.texture, looks.colour
 
 
-def train_judge(folder: Path, minutes: float, scenes: float) -> None:
+def train_judge(folder: Path, minutes: float, scenes: float, device: torch.device) -> None:
     torch.manual_seed(5)
-    judge = Judge()
+    judge = Judge().to(device)
     g, autoencoder = torch.Generator().manual_seed(51), load_vae(folder)
     material = [
         draw_material(autoencoder, int(scenes * SCENES[name]), SIZES[name], g) for name in SIZES
@@ -175,9 +175,11 @@ def train_judge(folder: Path, minutes: float, scenes: float) -> None:
     for step in trainer.steps():
         these = material[(0, 0, 1, 2)[step % 4]]
         rows = torch.randint(0, len(these.pictures), (12,), generator=g)
-        logits = judge.foreground(these.pictures[rows].float().div(255))
-        foreground = F.binary_cross_entropy_with_logits(logits, these.sprites[rows].float())
-        seen, shape, texture, colour = draw_windows(these, 64, g)
+        logits = judge.foreground(these.pictures[rows].to(device).float().div(255))
+        sprites = these.sprites[rows].to(device).float()
+        foreground = F.binary_cross_entropy_with_logits(logits, sprites)
+        drawn = draw_windows(these, 64, g)
+        seen, shape, texture, colour = (x.to(device) for x in drawn)
         said = judge.attributes(seen)
         sprite = shape != NOTHING
         attributes = (
@@ -186,7 +188,7 @@ def train_judge(folder: Path, minutes: float, scenes: float) -> None:
             + F.cross_entropy(said[2][sprite], colour[sprite])
         )
         trainer.update(foreground + attributes, 64, foreground=foreground, attributes=attributes)
-    judge.eval()
+    judge.cpu().eval()
     fresh = draw_material(autoencoder, 256, SIZES["square"], torch.Generator().manual_seed(52))
     with torch.no_grad():
         found = judge.sprites(fresh.pictures.float().div(255))

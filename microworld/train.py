@@ -1,17 +1,20 @@
 """The stages of training; stage vae is in train_vae.py.
 
-vision   the tower learns to tell the sprites' attributes from reference pictures;
+encoders the tower and the resampler learn to tell the sprites' attributes from reference pictures,
+         the text encoders from captions: what CLIP brings to SDXL;
 base     UNet, text encoders and tower become a text-to-image model, with the adapter attached in a
          part of the samples, so that the frozen base knows what image tokens are;
 adapter  as METHOD section 9: everything frozen but resampler and projections.
 """
 
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
@@ -26,6 +29,7 @@ from microworld.family_training import (
 )
 from microworld.judge import train_judge
 from microworld.scenes import (
+    BACKGROUNDS,
     COLOURS,
     MOST,
     SHAPES,
@@ -38,9 +42,9 @@ from microworld.scenes import (
     draw_scenes,
 )
 from microworld.train_vae import load_vae, train_vae
-from microworld.trainer import Trainer
+from microworld.trainer import Trainer, load_average
 
-POOL = {"square": 9216, "upright": 1536, "wide": 1536}
+POOL = {"square": 16384, "upright": 2560, "wide": 2560}
 OTHER_SIZES = 0.2  # share of the steps that show upright or wide pictures
 BATCH = 16
 
@@ -58,8 +62,20 @@ class Pool:
 def load_pools(folder: Path, scenes: float) -> dict[str, Pool]:
     """Draw and encode the scenes once, and keep them in a file. scenes: share of POOL to draw."""
     path = folder / "pools.pt"
+    waiting = dist.is_initialized() and dist.get_rank() > 0
+    if waiting:
+        dist.barrier()  # the first process draws them
     if path.exists():
-        return torch.load(path, weights_only=False)
+        pools = torch.load(path, weights_only=False)
+    else:
+        pools = _draw_pools(folder, scenes)
+        torch.save(pools, path)
+    if dist.is_initialized() and not waiting:
+        dist.barrier()
+    return pools
+
+
+def _draw_pools(folder: Path, scenes: float) -> dict[str, Pool]:
     autoencoder, begin = load_vae(folder), time.monotonic()
     g = torch.Generator().manual_seed(21)
     pools = {}
@@ -77,7 +93,6 @@ def load_pools(folder: Path, scenes: float) -> dict[str, Pool]:
             torch.cat([s.background for s in parts]),
         )
         print(f"{name}: {64 * len(parts)} scenes, {time.monotonic() - begin:.0f} s", flush=True)
-    torch.save(pools, path)
     return pools
 
 
@@ -91,6 +106,10 @@ class Batch:
     texts: list[str]
     guidance: Guidance
     weight: Tensor  # [n] of the squared error
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, guidance=self.guidance.to(device), **moved)
 
     def error(self, predicted: Tensor) -> Tensor:
         """[n]"""
@@ -153,63 +172,94 @@ def draw_batch(
     noise = torch.randn(latents.shape, generator=g)
     share = kept[:, None, None, None]
     noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
-    # Weighed as a velocity's error, and less where next to no noise is left: places, shapes and
-    # the ground are decided in much noise, by differences that are small in the noise itself.
+    # Between the error of the noise and that of the picture: places and colours are decided in much
+    # noise, by differences that are small in the noise itself, and shapes and textures in less.
     snr = kept / (1 - kept)
-    weight = snr.clamp(max=5) / snr / kept
+    weight = snr.clamp(max=5) / snr / kept.sqrt()
     return Batch(noisy, noise, time_, texts, guidance, weight)
 
 
 class Attributes(nn.Module):
-    """Vision tower and linear readings of its features."""
+    """A family's encoders, and linear readings of what they say of a sprite."""
 
     def __init__(self, family: Family) -> None:
         super().__init__()
-        self.vision = family.vision
-        self.read = nn.Linear(64, len(SHAPES) + len(TEXTURES) + len(COLOURS) + 3)
+        self.family = family
+        family.unet.requires_grad_(False)
+        self.sizes = (len(SHAPES), len(TEXTURES), len(COLOURS), 3)  # the last is red, green, blue
+        self.read_image = nn.Linear(family.context_width, sum(self.sizes))
+        self.read_text = nn.Linear(family.context_width, sum(self.sizes[:3]))
 
-
-def train_vision(folder: Path, minutes: float, scenes: float) -> None:
-    torch.manual_seed(2)
-    family = Family(Vocabulary())
-    module = Attributes(family)
-    trainer = Trainer("vision", module, folder, minutes, seed=2)
-    g, batch = trainer.generator, 48
-    for _ in trainer.steps():
-        looks = draw_looks(batch // MOST, g).flat()
-        read = module.read(family.features(draw_references(looks, g)).mean(1))
-        shape, texture, colour, first = read.split(
-            [len(SHAPES), len(TEXTURES), len(COLOURS), 3], dim=1
-        )
-        parts = {
-            "shape": F.cross_entropy(shape, looks.shape),
-            "texture": F.cross_entropy(texture, looks.texture),
-            "colour": F.cross_entropy(colour, looks.colour)
-            + 3 * (first - looks.first).abs().mean(),
+    def image_losses(self, looks: Looks, g: Generator) -> dict[str, Tensor]:
+        """Of the image tokens of references of looks [n]; half of them without grounding."""
+        n = len(looks.shape)
+        corner = torch.rand(n, 1, 2, generator=g) * 0.5
+        boxes = torch.cat([corner, corner + 0.5], -1)
+        half, no = torch.rand(n, generator=g) < 0.5, torch.zeros(n, dtype=torch.bool)
+        phrases = [SHAPES[int(shape)] for shape in looks.shape]
+        guidance = Guidance(draw_references(looks, g), phrases, boxes, half, no)
+        tokens = self.family.image_tokens(guidance.to(self.family.device))
+        shape, texture, colour, first = self.read_image(tokens.mean(1)).split(self.sizes, 1)
+        device = tokens.device
+        return {
+            "shape": F.cross_entropy(shape, looks.shape.to(device)),
+            "texture": F.cross_entropy(texture, looks.texture.to(device)),
+            "colour": F.cross_entropy(colour, looks.colour.to(device))
+            + 3 * (first - looks.first.to(device)).abs().mean(),
         }
-        trainer.update(torch.stack(list(parts.values())).sum(), batch, **parts)
+
+    def text_loss(self, looks: Looks, g: Generator) -> Tensor:
+        """Of the context where full captions of looks [n, MOST] name the shapes."""
+        n = len(looks.shape)
+        everywhere = torch.ones(MOST, 4)
+        backgrounds = torch.randint(0, len(BACKGROUNDS), (n,), generator=g)
+        prefixes = torch.randint(0, len(PREFIXES), (n,), generator=g)
+        texts = [
+            PREFIXES[prefixes[i]] + caption(looks[i], everywhere, int(backgrounds[i]), full=True)
+            for i in range(n)
+        ]
+        at_shapes = self.family.vocabulary.places(texts, SHAPES)
+        read = self.read_text(self.family.text(texts)[0][at_shapes.to(self.family.device)])
+        said = read.split(self.sizes[:3], 1)
+        wanted = (looks.shape, looks.texture, looks.colour)
+        losses = [
+            F.cross_entropy(a, b.flatten().to(a.device)) for a, b in zip(said, wanted, strict=True)
+        ]
+        return torch.stack(losses).sum()
 
 
-def train_base(folder: Path, minutes: float, scenes: float) -> None:
+def train_encoders(folder: Path, minutes: float, scenes: float, device: torch.device) -> None:
+    torch.manual_seed(2)
+    module = Attributes(Family(Vocabulary())).to(device)
+    trainer = Trainer("encoders", module, folder, minutes, seed=2)
+    g, batch = trainer.generator, 16
+    for _ in trainer.steps():
+        looks = draw_looks(batch, g)
+        parts = module.image_losses(looks.flat(), g)
+        parts["text"] = module.text_loss(looks, g)
+        trainer.update(torch.stack(list(parts.values())).sum(), batch * MOST, **parts)
+
+
+def train_base(folder: Path, minutes: float, scenes: float, device: torch.device) -> None:
     torch.manual_seed(3)
     family, pools = Family(Vocabulary()), load_pools(folder, scenes)
-    vision = torch.load(folder / "vision.pt", weights_only=False)["average"]
-    family.vision.load_state_dict(
-        {k.removeprefix("vision."): v for k, v in vision.items() if k.startswith("vision.")}
+    encoders = load_average(folder, "encoders")
+    family.load_state_dict(
+        {k.removeprefix("family."): v for k, v in encoders.items() if k.startswith("family.")}
     )
-    if minutes > 20:  # compiling takes minutes itself
-        family.compiled = torch.compile(family.denoise, dynamic=False)
+    family.to(device)
     trainer = Trainer("base", family, folder, minutes, rate=1.2e-3, decay=0.998, seed=3)
     for _ in trainer.steps():
         batch = draw_batch(
             pools,
             trainer.generator,
-            no_text=0.03,
-            no_image=0.30,
+            no_text=0.02,
+            no_image=0.28,
             no_both=0.05,
-            full_caption=(0.3, 0.9),
-            no_masks=0.15,
+            full_caption=(0.2, 0.95),
+            no_masks=0.1,
         )
+        batch = batch.to(device)
         error = batch.error(family(batch.noisy, batch.time, batch.texts, batch.guidance))
         guided = batch.guidance.present.any(1)
         trainer.update(
@@ -220,12 +270,14 @@ def train_base(folder: Path, minutes: float, scenes: float) -> None:
         )
 
 
-def train_adapter(folder: Path, minutes: float, scenes: float, masks: bool = True) -> None:
+def train_adapter(
+    folder: Path, minutes: float, scenes: float, device: torch.device, masks: bool = True
+) -> None:
     stage = "adapter" if masks else "adapter_without_masks"
     torch.manual_seed(4)
     family, pools = Family(Vocabulary()), load_pools(folder, scenes)
-    base = torch.load(folder / "base.pt", weights_only=False)["average"]
-    family.load_state_dict(base)
+    family.load_state_dict(load_average(folder, "base"))
+    family.to(device)
     family.requires_grad_(False)
     family.adapter.requires_grad_(True)
     family.adapter.dummy_image_tokens.requires_grad_(False)
@@ -240,13 +292,14 @@ def train_adapter(folder: Path, minutes: float, scenes: float, masks: bool = Tru
             full_caption=(0.25, 0.25),
             no_masks=0.0 if masks else 1.0,
         )
+        batch = batch.to(device)
         error = batch.error(family(batch.noisy, batch.time, batch.texts, batch.guidance))
         trainer.update((error * batch.weight).mean(), BATCH, error=error.mean())
 
 
 STAGES = {
     "vae": train_vae,
-    "vision": train_vision,
+    "encoders": train_encoders,
     "base": train_base,
     "adapter": train_adapter,
     "adapter_without_masks": partial(train_adapter, masks=False),
@@ -254,7 +307,11 @@ STAGES = {
 }
 
 
-def train(stage: str, folder: Path, minutes: float, scenes: float = 1.0) -> None:
+def train(
+    stage: str, folder: Path, minutes: float, scenes: float = 1.0, device: str = "cpu"
+) -> None:
     """Train one stage for some minutes; scenes: share of the usual number of scenes to draw."""
     make_host_trainable()
-    STAGES[stage](folder, minutes, scenes)
+    if "RANK" in os.environ:  # set by torch.distributed.run
+        dist.init_process_group("gloo")
+    STAGES[stage](folder, minutes, scenes, torch.device(device))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 SAVE_SECONDS, PRINT_STEPS = 60, 50
@@ -12,6 +13,8 @@ SAVE_SECONDS, PRINT_STEPS = 60, 50
 
 class Trainer:
     """Trains a module for a number of minutes, from where an earlier run of the stage stopped.
+
+    Several processes (of torch.distributed.run) train one module, each on samples of its own.
 
     Args:
         stage: its name; the state goes to `folder`/`stage`.pt, the loss curve to `stage`.png.
@@ -39,7 +42,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
-        self.generator = torch.Generator().manual_seed(seed)
+        self.rank, self.processes = 0, 1
+        if dist.is_initialized():
+            self.rank, self.processes = dist.get_rank(), dist.get_world_size()
+        self.generator = torch.Generator().manual_seed(seed + 1000 * self.rank)
         self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
         self.step, self.seconds, self.samples = 0, 0.0, 0
         self.curve: list[tuple[float, dict[str, float]]] = []
@@ -48,10 +54,13 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{stage}.pt"
         if self.path.exists():
-            state = torch.load(self.path, weights_only=False)
+            state = torch.load(self.path, map_location="cpu", weights_only=False)
             module.load_state_dict(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.generator.set_state(state["generator"])
+            if self.rank == 0:
+                self.generator.set_state(state["generator"])
+            else:  # of its own, and not what it drew before
+                self.generator.manual_seed(seed + 1000 * self.rank + state["progress"][0])
             self.average = state["average"]
             self.step, self.seconds, self.samples, self.curve = state["progress"]
             print(f"{stage}: resumed at step {self.step}", flush=True)
@@ -66,7 +75,7 @@ class Trainer:
                 group["lr"] = rate
             yield self.step
             self.step += 1
-            self.seconds = before + time.monotonic() - begin
+            self.seconds = self._together(before + time.monotonic() - begin)
             if self.step % PRINT_STEPS == 0:
                 self._report()
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -79,9 +88,10 @@ class Trainer:
         """One step of AdamW on a loss of `samples` samples; `parts` are shown beside it."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._average_gradients()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        self.samples += samples
+        self.samples += samples * self.processes
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.module.state_dict().items():
@@ -92,6 +102,27 @@ class Trainer:
         self._count += 1
         for name, value in {"loss": loss, **parts}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.item()
+
+    def _average_gradients(self) -> None:
+        if self.processes == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:  # another process' samples may have needed it
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+        dist.all_reduce(gradients)
+        gradients /= self.processes
+        sizes = [p.numel() for p in self.parameters]
+        for parameter, part in zip(self.parameters, gradients.split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def _together(self, seconds: float) -> float:
+        """The first process' time, so that all stop at the same step."""
+        if self.processes == 1:
+            return seconds
+        value = torch.tensor([seconds], dtype=torch.float64)
+        dist.broadcast(value, 0)
+        return value.item()
 
     def metadata(self) -> dict[str, str]:
         """What a file of weights says about its training."""
@@ -104,6 +135,8 @@ class Trainer:
         }
 
     def _report(self) -> None:
+        if self.rank:
+            return
         means = {name: value / self._count for name, value in self._sums.items()}
         self.curve.append((self.seconds, means))
         losses = " ".join(f"{name} {value:.4f}" for name, value in means.items())
@@ -116,6 +149,8 @@ class Trainer:
         self._sums, self._count = {}, 0
 
     def _save(self) -> None:
+        if self.rank:
+            return
         state = {
             "weights": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -128,6 +163,11 @@ class Trainer:
         torch.save(state, unfinished)
         unfinished.replace(self.path)
         draw_curve(self.curve, self.path.with_suffix(".png"))
+
+
+def load_average(folder: Path, stage: str) -> dict[str, Tensor]:
+    """What a stage resulted in."""
+    return torch.load(folder / f"{stage}.pt", map_location="cpu", weights_only=False)["average"]
 
 
 def draw_curve(curve: list[tuple[float, dict[str, float]]], path: Path) -> None:

@@ -10,6 +10,7 @@ from .subjects import Box
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 LAYOUT_VERSION = 1
 MOST_SUBJECTS = 16
+HEAVIEST = 10
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ def parse_layout(layout: Any) -> list[Place]:
         if not isinstance(phrase, str):
             raise ValueError(f"{where}: phrase must be text, got {_shown(phrase)}.")
         weight = subject.get("weight", 1.0)
-        if not _is_number(weight):
-            raise ValueError(f"{where}: weight must be a number, got {_shown(weight)}.")
+        if not (_is_number(weight) and 0 <= weight <= HEAVIEST):
+            raise ValueError(
+                f"{where}: weight must be a number from 0 to {HEAVIEST}, got {_shown(weight)}."
+            )
         box = subject.get("box")
         places.append(Place(phrase, NO_BOX if box is None else _box(box, where), float(weight)))
     return places

@@ -192,6 +192,11 @@ def test_touch(ui: Ui) -> None:
     assert near(ui.subjects[0]["box"], (0.2, 0.2, 0.6, 0.6), 0.01)
     swipe((0.63, 0.4), (0.83, 0.4))
     assert near(ui.subjects[0]["box"], (0.2, 0.2, 0.8, 0.6), 0.01)
+    ui.page.mouse.move(*ui.at(0.5, 0.4))
+    ui.page.mouse.down()
+    ui.page.mouse.move(*ui.at(0.502, 0.402))  # a click with a trembling hand moves nothing
+    ui.page.mouse.up()
+    assert near(ui.subjects[0]["box"], (0.2, 0.2, 0.8, 0.6), 0.01)
     assert ui.element("canvas").evaluate("c => getComputedStyle(c).touchAction") == "none"
 
 
@@ -232,9 +237,101 @@ def test_subjects_go_with_their_references(ui: Ui) -> None:
     ui.until(lambda: "reference_2.png" in (thumbs.nth(0).get_attribute("src") or ""))
 
 
+def undo_steps(ui: Ui) -> int:
+    ui.page.wait_for_timeout(400)
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    return ui.page.evaluate(f"() => {tracker}.undoQueue.length")
+
+
+def test_one_edit_is_one_undo_step(ui: Ui) -> None:
+    """Also where the host moves links, or the node grows, some frames later."""
+    ui.load(workflow(subjects=TWO, size=[400, 100]))
+    ui.page.wait_for_timeout(300)
+    ui.capture()
+    steps = undo_steps(ui)
+    ui.drag((0.46, 0.05), (0.54, 0.2))  # a third row: the node grows
+    ui.click(0.99, 0.99)
+    assert undo_steps(ui) == steps + 1
+    ui.click(0.25, 0.5)
+    ui.press("Delete")  # with its reference
+    ui.until(lambda: len(ui.subjects) == 2)
+    ui.click(0.99, 0.99)
+    assert undo_steps(ui) == steps + 2
+    ui.click(0.75, 0.5)
+    ui.page.keyboard.down("ArrowLeft")
+    for _ in range(10):  # held
+        ui.page.keyboard.down("ArrowLeft")
+    ui.page.keyboard.up("ArrowLeft")
+    assert undo_steps(ui) <= steps + 4  # the host takes the first press for a step of its own
+
+
+def test_removing_a_subject_keeps_the_others_masks(ui: Ui) -> None:
+    ui.node(
+        """const photos = app.canvas.graph.nodes.filter((n) => n.type === 'LoadImage');
+        for (const group of ['reference_masks.reference_mask', 'regions.region'])
+            for (const i of [1, 2]) {
+                const slot = node.inputs.findIndex((input) => input.name === `${group}_${i}`);
+                photos[i - 1].connect(1, node, slot);
+                for (let f = 0; f < 3; f++) await new Promise(requestAnimationFrame);
+            }
+        window.second = photos[1].id;"""
+    )
+    ui.until(lambda: ui.element(".msd-place").nth(1).inner_text() == "mask")
+    ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["heart"])
+    ui.page.wait_for_timeout(300)
+    linked = ui.node(
+        """return node.inputs.filter((input) => input.link !== null && /_\\d$/.test(input.name))
+            .map(({ name, link }) => [name, node.graph.getLink(link)?.origin_id === second]);"""
+    )
+    assert linked == [
+        ["references.reference_1", True],
+        ["reference_masks.reference_mask_1", True],
+        ["regions.region_1", True],
+    ]
+
+
+def test_the_same_picture_twice(ui: Ui) -> None:
+    three = [subject(name, (0.25 * i, 0.1, 0.25 * i + 0.25, 0.5)) for i, name in enumerate("abc")]
+    ui.load(workflow("Three subjects with a background", subjects=three))
+    at = "(name) => node.inputs.findIndex((input) => input.name === 'references.reference_' + name)"
+    ui.node(
+        f"""const at = {at};
+        const first = app.canvas.graph.nodes.find((n) => n.title === 'Reference 1');
+        first.connect(0, node, at(2));
+        for (let f = 0; f < 5; f++) await new Promise(requestAnimationFrame);
+        node.disconnectInput(at(1));"""
+    )
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["b", "c", "a"])
+
+
+def test_the_hosts_keys_stay_the_hosts(ui: Ui) -> None:
+    ui.click(0.25, 0.5)
+    with ui.page.expect_response(lambda r: r.url.endswith("/api/prompt")) as posted:
+        ui.press("Control+Enter")
+    assert posted.value.ok
+    assert ui.subjects == TWO
+
+
+def test_values_that_do_not_fit_are_shown_corrected(ui: Ui) -> None:
+    wrong = [{"phrase": "a", "box": [0.9, 0.1, 0.5, 0.5], "weight": 1e308}]
+    ui.load(workflow(subjects=wrong))
+    assert ui.subjects == wrong
+    assert "don't fit" in ui.note()
+    ui.element("button", has_text="Correct them").click()
+    assert ui.subjects == [subject("a", (0.5, 0.1, 0.9, 0.5), 10)]
+
+
 def test_thumbnails_are_live_and_come_from_the_last_run(ui: Ui) -> None:
     thumbs = ui.element(".msd-thumb")
     ui.until(lambda: "reference_1.png" in (thumbs.nth(0).get_attribute("src") or ""))
+    ui.node(
+        """const [photo] = app.canvas.graph.nodes.filter((n) => n.title === 'Reference 1');
+        photo.widgets[0].value = 'reference_3.png';
+        photo.widgets[0].callback?.('reference_3.png');"""
+    )
+    ui.capture()
+    ui.until(lambda: "reference_3.png" in (thumbs.nth(0).get_attribute("src") or ""))
     # A picture that is processed on its way can't be known before it has run.
     ui.node(
         """const graph = app.canvas.graph;

@@ -59,7 +59,7 @@ def workflow(name: str = "Two subjects", **layout: Any) -> dict[str, Any]:
             value = {"version": 1, "subjects": subjects}
             node["widgets_values"] = [width, height, value]
             node["properties"]["msd_layout"] = value
-            node["size"] = [400, 740]  # more than it needs, so that it needn't grow
+            node["size"] = layout.get("size", [400, 740])  # by default more than it needs
         elif node["type"] == "EmptyLatentImage":
             values[:2] = [width, height]
         elif node["type"] == "KSampler":
@@ -89,14 +89,17 @@ class Ui:
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._note)
+        self.deprecations: set[str] = set()
         if not javascript:  # ours: it can't be loaded
             self.page.route("**/extensions/ms_diffusion/js/**", lambda route: route.abort())
         self.address = f"http://127.0.0.1:{server.port}"
         self.open()
 
     def _note(self, message: ConsoleMessage) -> None:
-        """Errors and warnings that name our files, and any word of deprecation in our stack."""
+        """Keep errors and warnings that name our files, and the host's words of deprecation."""
         where = f"{message.text} {message.location}"
+        if "deprecat" in message.text.lower():
+            self.deprecations.add(message.text)
         if message.type in ("error", "warning") and "/ms_diffusion/" in where:
             self.errors.append(where)
 
@@ -116,6 +119,9 @@ class Ui:
         self.errors.clear()
         self.set_mode(self.mode)
         self.load(workflow(subjects=TWO))
+        pressed = self.element(".msd-button[aria-pressed=true]")
+        while pressed.count():  # Snap and Cells hold for the whole page
+            pressed.first.click()
 
     def load(self, saved: dict[str, Any], scale: float = 1.0) -> None:
         """Load a workflow, and bring its layout to the middle of the window."""

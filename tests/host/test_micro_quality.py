@@ -9,20 +9,11 @@ import torch
 from torch import Tensor
 
 import microworld.host_pack  # noqa: F401
+from microworld.evaluation import CASES, draw_evaluation, sample
 from microworld.host import Sampler
 from microworld.judge import Judge
-from microworld.quality import (
-    CASES,
-    MODELS,
-    Scores,
-    draw_evaluation,
-    guard,
-    load_judge,
-    mean_and_interval,
-    round_trip,
-    sample,
-    score,
-)
+from microworld.quality import MODELS, round_trip
+from microworld.scoring import Scores, guard, load_judge, mean_and_interval, score
 
 MASKS = next(case for case in CASES if case.name == "masks")
 FEW = 16

@@ -23,10 +23,11 @@ SECONDS = {
 }
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, processes: int = 1) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(HOST), str(ROOT)))}
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
-        [sys.executable, "-m", "microworld", *arguments],
+        [sys.executable, *(several if processes > 1 else ()), "-m", "microworld", *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -43,7 +44,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage, seconds in SECONDS.items():
         run(
             *("train", "--stage", stage, "--minutes", str(seconds / 60)),
-            *("--scenes", "0.05", "--work", str(folder)),
+            *("--scenes", "0.03", "--work", str(folder)),
+            processes=2 if stage == "base" else 1,
         )
     return folder
 
@@ -100,9 +102,9 @@ def test_what_the_host_samples_is_what_was_trained(
 ) -> None:
     """A picture through the nodes, and the same by the training's own modules and plain Euler."""
     import microworld.host_pack  # noqa: F401
+    from microworld.evaluation import draw_evaluation
     from microworld.family_training import Family, Guidance, Vocabulary
     from microworld.host import GUIDANCE, NEGATIVE, Sampler
-    from microworld.quality import draw_evaluation
     from microworld.scenes import SHAPES, caption
 
     models, steps = tmp_path / "models", 4

@@ -105,9 +105,18 @@ class TestLayout:
         ({"version": 7, "subjects": []}, "layout has version 7, this pack reads version 1"),
         (layout("cat"), "layout, subject 1 must be an object"),
         (layout(CAT, {**CUP, "phrase": 3}), "layout, subject 2: phrase must be text, got 3"),
-        (layout({**CAT, "weight": "much"}), "subject 1: weight must be a number, got 'much'"),
-        (layout({**CAT, "weight": float("nan")}), "subject 1: weight must be a number, got nan"),
-        (layout({**CAT, "weight": True}), "subject 1: weight must be a number, got True"),
+        (
+            layout({**CAT, "weight": "much"}),
+            "subject 1: weight must be a number from 0 to 10, got 'much'",
+        ),
+        (
+            layout({**CAT, "weight": float("nan")}),
+            "subject 1: weight must be a number from 0 to 10, got nan",
+        ),
+        (
+            layout({**CAT, "weight": True}),
+            "subject 1: weight must be a number from 0 to 10, got True",
+        ),
         (
             layout({**CAT, "box": [0, 0, 1]}),
             r"subject 1: box must be four numbers, got \[0, 0, 1\]",

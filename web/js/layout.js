@@ -10,6 +10,7 @@ const MOST_HEIGHT = 560; // of the canvas
 // Property of the node that holds a copy of the value. A front end that doesn't load this file keeps
 // it, while it loses the widget's value; the node runs by it then (nodes/layout.py).
 const COPY = "msd_layout";
+const FILE = /^(?:(.*)\/)?([^/]*?)(?: \[(input|output|temp)\])?$/s; // folder, name, kind of folder
 const SMALL_FILE = /^msd_reference_[\w.-]+\.png$/; // as the node names its copies of the references
 
 /** Call `then` after an object's own handler. */
@@ -38,9 +39,11 @@ function sourceOf(node, name) {
 
 /** Width or height: the number typed, or that of the linked node where it is plain to see. */
 function pixels(node, name) {
-  const linked = sourceOf(node, name)?.widgets?.[0]?.value;
-  const own = node.widgets?.find((widget) => widget.name === name)?.value;
-  return [linked, own].find((value) => typeof value === "number" && value > 0) ?? 1024;
+  const named = (widgets) => widgets?.find((widget) => widget.name === name);
+  const source = sourceOf(node, name)?.widgets;
+  const values = [(named(source) ?? source?.[0])?.value, named(node.widgets)?.value];
+  const found = values.find((value) => typeof value === "number" && value > 0) ?? 1024;
+  return Math.min(Math.max(found, 16), 16384); // as the node takes them
 }
 
 /** Address of a picture of the server's; only ever its own route. */
@@ -48,29 +51,28 @@ function pictureAddress(name, folder, type) {
   return api.apiURL(`/view?${new URLSearchParams({ filename: name, subfolder: folder, type })}`);
 }
 
-/** Address of the picture of reference `index`, or null. */
-function referenceAddress(node, index) {
+/** Address of the picture of reference `index`, or null. `run`: see readRun. */
+function referenceAddress(node, index, run) {
   const source = sourceOf(node, `references.reference_${index + 1}`);
   const file = source?.widgets?.find((widget) => widget.name === "image")?.value;
   if (source?.comfyClass === "LoadImage" && typeof file === "string") {
-    const [, folder, name, type] = /^(?:(.*)\/)?([^/]*?)(?: \[(input|output|temp)\])?$/.exec(file);
+    const [, folder, name, type] = FILE.exec(file);
     return pictureAddress(name, folder ?? "", type ?? "input");
   }
   // Processed on its way, or from outside of a subgraph: the small copy of the last run.
-  const copy = node.msdLastRun?.references[index];
+  const copy = run?.references[index];
   return copy ? pictureAddress(copy, "", "temp") : null;
 }
 
-/** Where each reference comes from, as far as they are connected without a gap. */
-function referenceSources(node) {
-  const sources = [];
-  while (sources.length < MOST_SUBJECTS) {
-    const slot = slotOf(node, `references.reference_${sources.length + 1}`);
-    const link = slot && node.graph.getLink(slot.link);
-    if (!link) break;
-    sources.push(`${link.origin_id}:${link.origin_slot}`);
+/** The links of the references, as far as they are connected without a gap. */
+function referenceLinks(node) {
+  const links = [];
+  while (links.length < MOST_SUBJECTS) {
+    const slot = slotOf(node, `references.reference_${links.length + 1}`);
+    if ((slot?.link ?? null) === null) break;
+    links.push(slot.link);
   }
-  return sources;
+  return links;
 }
 
 /** What a run of the node has told, checked; null if it told nothing that can be read. */
@@ -87,8 +89,19 @@ function readRun(output) {
 const afterFrames = (count, then) =>
   requestAnimationFrame(() => (count > 1 ? afterFrames(count - 1, then) : then()));
 
-function captureUndoStep() {
-  app.extensionManager.workflow.activeWorkflow?.changeTracker?.captureCanvasState();
+function changeTracker() {
+  return app.extensionManager.workflow.activeWorkflow?.changeTracker;
+}
+
+/** Make one undo step of what happens within the next frames: the host moves links and grows nodes. */
+function holdUndoStep() {
+  const tracker = changeTracker();
+  if (!tracker || app.configuringGraph) return;
+  tracker.beforeChange();
+  afterFrames(4, () => {
+    if (changeTracker() === tracker) tracker.afterChange();
+    else tracker.changeCount--; // another workflow is open by now
+  });
 }
 
 function makeEditor(node) {
@@ -102,42 +115,71 @@ function makeEditor(node) {
     }
     return pictures.get(address);
   };
-  const grow = () =>
-    requestAnimationFrame(() => {
-      const [width, height] = node.size;
-      const least = node.computeSize()[1];
-      if (height < least) node.setSize([width, least]);
-      app.canvas?.setDirty(true, true);
-    });
+  // The host keeps a node's outputs, also when undo makes the node anew.
+  let [output, run] = [undefined, null];
+  const lastRun = () => {
+    const { graph } = node;
+    const now = graph && app.nodeOutputs[graph.isRootGraph ? node.id : `${graph.id}:${node.id}`];
+    if (now !== output) {
+      [output, run] = [now, now ? readRun(now) : null];
+      for (const address of pictures.keys())
+        if (address.includes("type=temp")) pictures.delete(address);
+    }
+    return run;
+  };
+  let links = []; // of the references that the subjects belong to
+  // The host moves later references up when one is disconnected; the subjects go with them.
+  const followReferences = () => {
+    const now = referenceLinks(node);
+    if (now.every((link) => links.includes(link))) {
+      const moved = editor.reorder(now.map((link) => links.indexOf(link)), links.length);
+      if (moved) run = null; // its pictures belong to the old order
+    }
+    links = now;
+    editor.addSubjects(now.length);
+  };
   const editor = new LayoutEditor({
     size: () => [pixels(node, "width"), pixels(node, "height")],
     reference: (index) => {
       const linked = isLinked(node, `references.reference_${index + 1}`);
-      const address = linked ? referenceAddress(node, index) : null;
+      const address = linked ? referenceAddress(node, index, lastRun()) : null;
       return {
         linked,
         image: address && picture(address),
         region: isLinked(node, `regions.region_${index + 1}`),
       };
     },
-    linkedBoxes: () => (isLinked(node, "boxes") ? (node.msdLastRun?.boxes ?? []) : null),
-    onChange: captureUndoStep,
+    linkedBoxes: () => (isLinked(node, "boxes") ? (lastRun()?.boxes ?? []) : null),
+    onChange: () => changeTracker()?.captureCanvasState(),
     onRemove: (index) => {
-      sources.splice(index, 1);
-      for (const group of ["references.reference", "reference_masks.reference_mask", "regions.region"])
+      links.splice(index, 1);
+      run = null;
+      holdUndoStep();
+      // From the last group to the first: the host moves later links up by the slots' places of now.
+      for (const group of ["regions.region", "reference_masks.reference_mask", "references.reference"])
         if (isLinked(node, `${group}_${index + 1}`))
           node.disconnectInput(slotOf(node, `${group}_${index + 1}`).index);
-      afterFrames(3, captureUndoStep); // the host moves later links up in the next frame
     },
-    onRows: grow,
+    onRows: () => {
+      if (!node.graph) return;
+      holdUndoStep();
+      requestAnimationFrame(() => {
+        const [width, height] = node.size;
+        const least = node.computeSize()[1];
+        if (height < least) node.setSize([width, least]);
+        app.canvas?.setDirty(true, true);
+      });
+    },
     onOtherButton: (event) => {
-      if (event.button === 1) app.canvas.processMouseDown(event);
+      if (event.button === 1 && inGraph()) app.canvas.processMouseDown(event);
     },
     text,
   });
+  const inGraph = () => Boolean(editor.root.closest(".graph-canvas-container"));
   editor.root.addEventListener(
-    "wheel", // zooms the graph, as everywhere else
+    "wheel", // zooms the graph, as everywhere else in it
     (event) => {
+      if (!inGraph()) return;
       event.preventDefault();
       event.stopPropagation();
       app.canvas.processMouseWheel(event);
@@ -147,39 +189,33 @@ function makeEditor(node) {
   const refresh = () => {
     if (node.graph) editor.refresh();
   };
-  let sources = []; // of the references that the subjects belong to
-  // The host moves later references up when one is disconnected; the subjects go with them.
-  const followReferences = () => {
-    const now = referenceSources(node);
-    const gone = sources.findIndex((source, i) => source !== now[i]);
-    const rest = sources.filter((_, i) => i !== gone);
-    if (gone >= 0 && gone < now.length && String(rest) === String(now)) editor.moveToEnd(gone);
-    sources = now;
-    editor.addSubjects(now.length);
-  };
   after(node, "onSerialize", (saved) => {
     saved.properties[COPY] = editor.value;
   });
   after(node, "onConfigure", (saved) => {
     // Saved by a front end that couldn't load this file: only the copy is left.
-    const kept = saved.widgets_values?.some((value) => value?.subjects);
-    if (!kept && saved.properties?.[COPY]) editor.value = saved.properties[COPY];
+    const values = Array.isArray(saved.widgets_values) ? saved.widgets_values : [];
+    if (!values.some((value) => value?.subjects) && saved.properties?.[COPY])
+      editor.value = saved.properties[COPY];
     requestAnimationFrame(refresh);
   });
   after(node, "onConnectionsChange", () => {
     const loading = app.configuringGraph;
+    if (node.graph) holdUndoStep();
     afterFrames(2, () => {
       if (!node.graph) return;
-      if (loading) sources = referenceSources(node);
+      if (loading) links = referenceLinks(node);
       else followReferences();
       refresh();
     });
   });
-  after(node, "onExecuted", (output) => {
-    node.msdLastRun = readRun(output);
-    refresh();
+  after(node, "onExecuted", refresh);
+  // Another picture in a linked Load Image, another number in a linked width
+  after(node, "onAdded", () => api.addEventListener("graphChanged", refresh));
+  after(node, "onRemoved", () => {
+    api.removeEventListener("graphChanged", refresh);
+    editor.destroy();
   });
-  after(node, "onRemoved", () => editor.destroy());
   queueMicrotask(() => {
     for (const widget of node.widgets ?? [])
       if (widget.name === "width" || widget.name === "height")
@@ -200,7 +236,7 @@ function layoutWidget(node, name, data) {
     const [width, tall] = editor.host.size();
     const inner = Math.max(LEAST_WIDTH, node.size?.[0] ?? 0) - 20;
     const canvas = Math.min(MOST_HEIGHT, Math.max(160, (inner * tall) / width));
-    return 22 + canvas + 30 + 28 * editor.subjects.length + 16;
+    return 22 + canvas + 30 + 28 * editor.subjects.length + 36; // 20 of it is the widget's margin
   };
   const widget = node.addDOMWidget(name, "msd_layout", editor.root, {
     getValue: () => editor.value,

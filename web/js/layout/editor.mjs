@@ -14,6 +14,7 @@ import {
   grid,
   readBox,
   readValue,
+  wasCorrected,
   writeValue,
 } from "./value.mjs";
 
@@ -24,6 +25,7 @@ export const COLOURS = [
 ];
 const HANDLE = 8; // how near an edge is grabbed, in pixels of the canvas
 const FINGER = 18; // the same by touch
+const STILL = 3; // a pointer that moves less is a click, in pixels of the screen
 const NUDGE = 8; // of an arrow key, in pixels of the picture: one of its latents
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const CURSORS = {
@@ -31,7 +33,9 @@ const CURSORS = {
   tl: "nwse-resize", br: "nwse-resize", tr: "nesw-resize", bl: "nesw-resize",
 };
 
-let clipboard = null; // a subject that was copied, for every editor of the page
+// For every editor of the page, as undo makes editors anew
+let clipboard = null; // a subject that was copied
+const shown = { snapping: false, showCells: false };
 
 /** An element with properties, attributes (names with "-", and role) and children. */
 function element(tag, properties = {}, ...children) {
@@ -68,8 +72,7 @@ export class LayoutEditor {
     this.selected = -1;
     this.hovered = -1;
     this.drag = null;
-    this.snapping = false;
-    this.showCells = false;
+    this.corrected = false; // the value says other than what is shown
     this.build();
   }
 
@@ -80,6 +83,7 @@ export class LayoutEditor {
   set value(raw) {
     this.raw = raw ?? writeValue([]);
     ({ subjects: this.subjects, fault: this.fault } = readValue(raw));
+    this.corrected = this.editable && wasCorrected(this.subjects, this.raw);
     this.selected = Math.min(this.selected, this.subjects.length - 1);
     this.drag = null;
     this.refresh();
@@ -104,6 +108,7 @@ export class LayoutEditor {
   /** Write the subjects into the value; `complete` makes an undo step of it. */
   store(complete = true) {
     this.raw = writeValue(this.subjects);
+    this.corrected = false;
     this.refresh();
     if (complete) this.host.onChange();
   }
@@ -115,12 +120,24 @@ export class LayoutEditor {
     this.store();
   }
 
-  /** Put a subject behind all others: its reference has gone. */
-  moveToEnd(index) {
-    if (!this.editable || index >= this.subjects.length - 1) return;
-    this.subjects.push(...this.subjects.splice(index, 1));
+  /**
+   * Sort the subjects as their references now are.
+   * @param {number[]} kept where the first `count` subjects that still have a reference were
+   * @returns {boolean} whether anything moved; subjects that lost their reference go to the end
+   */
+  reorder(kept, count) {
+    const all = this.subjects.map((_, i) => i);
+    const order = [
+      ...kept,
+      ...all.filter((i) => i >= count),
+      ...all.filter((i) => i < count && !kept.includes(i)),
+    ];
+    if (!this.editable || order.length !== all.length || order.every((old, i) => old === i))
+      return false;
+    this.subjects = order.map((i) => this.subjects[i]);
     this.selected = -1;
     this.store();
+    return true;
   }
 
   addSubject(box) {
@@ -160,16 +177,21 @@ export class LayoutEditor {
       }
       this.presets.value = "";
     });
+    this.presets.addEventListener("keydown", (event) => {
+      if (!event.key.startsWith("Arrow")) return; // closed, it would take the first that comes
+      event.preventDefault();
+      this.presets.showPicker();
+    });
+    this.toggles = {};
     const toggle = (name) => {
       const button = element("button", {
-        type: "button", className: "msd-button", textContent: text(name),
-        title: text(`${name}Hint`), "aria-pressed": "false",
+        type: "button", className: "msd-button", textContent: text(name), title: text(`${name}Hint`),
       });
       button.addEventListener("click", () => {
-        this[name] = !this[name];
-        button.setAttribute("aria-pressed", String(this[name]));
-        this.draw();
+        shown[name] = !shown[name];
+        this.refresh();
       });
+      this.toggles[name] = button;
       return button;
     };
     this.canvas = element("canvas", {
@@ -178,6 +200,7 @@ export class LayoutEditor {
     });
     this.stage = element("div", { className: "msd-stage" }, this.canvas);
     this.note = element("p", { className: "msd-note", role: "status" });
+    this.spoken = element("p", { className: "msd-spoken", role: "status" });
     this.rows = element("ul", { className: "msd-rows", "aria-label": text("rows") });
     this.root = element(
       "div",
@@ -185,6 +208,7 @@ export class LayoutEditor {
       element("div", { className: "msd-bar" }, this.presets, toggle("snapping"), toggle("showCells")),
       this.stage,
       this.note,
+      this.spoken,
       this.rows,
     );
     const on = (name, handler) => this.canvas.addEventListener(name, handler.bind(this));
@@ -194,8 +218,14 @@ export class LayoutEditor {
     on("pointercancel", this.onPointerCancel);
     on("pointerleave", () => this.hover(-1));
     on("dblclick", (event) => this.focusPhrase(this.hit(this.point(event))?.index ?? -1));
+    on("keyup", (event) => {
+      if (ARROWS[event.key]) this.host.onChange();
+    });
     on("focus", () => this.draw());
-    on("blur", () => this.draw());
+    on("blur", () => {
+      this.host.onChange(); // of an arrow key that is still held
+      this.draw();
+    });
     this.root.addEventListener("keydown", (event) => this.onKey(event));
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(this.stage);
@@ -230,7 +260,7 @@ export class LayoutEditor {
     weight.addEventListener("change", () => {
       const given = weight.valueAsNumber;
       this.subjects[index].weight = Number.isFinite(given) ? clamp(given, 0, HEAVIEST) : 1;
-      weight.blur(); // so that refresh shows what was made of it
+      weight.value = String(this.subjects[index].weight);
       this.store();
     });
     for (const input of [phrase, weight]) {
@@ -242,7 +272,10 @@ export class LayoutEditor {
       type: "button", className: "msd-button", textContent: "×", title: text("remove"),
       "aria-label": text("removeSubject", number),
     });
-    remove.addEventListener("click", () => this.remove(index));
+    remove.addEventListener("click", () => {
+      this.remove(index);
+      this.canvas.focus({ preventScroll: true });
+    });
     const row = element("li", { className: "msd-row" }, chip, thumb, phrase, weight, place, remove);
     row.parts = { thumb, phrase, weight, place };
     return row;
@@ -254,6 +287,8 @@ export class LayoutEditor {
     const [width, height] = this.host.size();
     this.stage.style.setProperty("--msd-aspect", `${width} / ${height}`);
     this.presets.disabled = !this.boxesEditable;
+    for (const [name, button] of Object.entries(this.toggles))
+      button.setAttribute("aria-pressed", String(shown[name]));
     const rows = this.rows.children;
     const before = rows.length;
     while (rows.length > this.subjects.length) this.rows.lastChild.remove();
@@ -261,8 +296,12 @@ export class LayoutEditor {
     const boxes = this.boxes;
     this.subjects.forEach((subject, i) => this.refreshRow(rows[i], i, subject, boxes[i]));
     const [words, complete] = this.message(boxes);
-    this.note.replaceChildren(...words);
+    // Only when it changes: screen readers say it again, and a button in it would lose the focus.
+    const said = words.map((word) => word.textContent ?? word).join("");
+    if (said !== this.note.textContent) this.note.replaceChildren(...words);
     this.note.dataset.complete = String(complete);
+    const spoken = this.describe(this.selected, boxes[this.selected]);
+    if (spoken !== this.spoken.textContent) this.spoken.textContent = spoken;
     if (rows.length !== before) this.host.onRows();
     this.draw();
   }
@@ -283,22 +322,36 @@ export class LayoutEditor {
     place.dataset.missing = String(kind === "noBox");
   }
 
+  /** The selected subject in words, for those who don't see the canvas. */
+  describe(index, box) {
+    if (!this.subjects[index] || !box) return "";
+    const [width, height] = this.host.size();
+    const [x, y, w, h] = [
+      box[0] * width, box[1] * height, (box[2] - box[0]) * width, (box[3] - box[1]) * height,
+    ].map(Math.round);
+    const phrase = this.subjects[index].phrase;
+    return this.host.text("selected", { n: index + 1, phrase, x, y, w, h });
+  }
+
   /**
    * What stands under the canvas: why nothing can be edited, or what is missing, or the order; and
    * whether the layout is complete.
    */
   message(boxes) {
     const { text } = this.host;
-    if (!this.editable) {
+    const offer = (words, name, act) => {
       const button = element("button", {
-        type: "button", className: "msd-button", textContent: text("startAnew"),
+        type: "button", className: "msd-button", textContent: text(name),
       });
-      button.addEventListener("click", () => {
+      button.addEventListener("click", act);
+      return [[`${words} `, button], false];
+    };
+    if (!this.editable)
+      return offer(text(this.fault), "startAnew", () => {
         this.value = null;
         this.host.onChange();
       });
-      return [[`${text(this.fault)} `, button], false];
-    }
+    if (this.corrected) return offer(text("corrected"), "correct", () => this.store());
     if (!this.boxesEditable) 
       return [[text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown")], false];
     for (const [index, subject] of this.subjects.entries()) {
@@ -315,9 +368,10 @@ export class LayoutEditor {
   }
 
   focusPhrase(index) {
-    if (index < 0) return;
+    const row = this.rows.children[index];
+    if (!row) return;
     this.select(index);
-    const { phrase } = this.rows.children[index].parts;
+    const { phrase } = row.parts;
     phrase.focus();
     phrase.select();
   }
@@ -362,8 +416,10 @@ export class LayoutEditor {
       if (!box) return;
       const [x0, y0, x1, y1] = box;
       if (x < x0 - reachX || x > x1 + reachX || y < y0 - reachY || y > y1 + reachY) return;
-      const edge = (at, reach, low, high, names) =>
-        Math.abs(at - high) < reach ? names[1] : Math.abs(at - low) < reach ? names[0] : "";
+      const edge = (at, reach, low, high, names) => {
+        const inner = Math.min(reach, (high - low) / 3); // a small box can still be moved
+        return at > high - inner ? names[1] : at < low + inner ? names[0] : "";
+      };
       const edges = edge(y, reachY, y0, y1, "tb") + edge(x, reachX, x0, x1, "lr");
       found.push({ index, edges: edges || "move", area: (x1 - x0) * (y1 - y0) });
     });
@@ -377,7 +433,7 @@ export class LayoutEditor {
 
   /** A place on an axis (0: x, 1: y), on the grid of attention cells if that is wanted. */
   snap(value, axis) {
-    if (!this.snapping) return clamp(value, 0, 1);
+    if (!shown.snapping) return clamp(value, 0, 1);
     const cells = grid(...this.host.size())[axis];
     return clamp(Math.round(value * cells) / cells, 0, 1);
   }
@@ -387,6 +443,7 @@ export class LayoutEditor {
   onPointerDown(event) {
     if (event.button !== 0) return this.host.onOtherButton(event);
     event.stopPropagation();
+    if (this.drag) return; // another finger
     this.canvas.focus({ preventScroll: true });
     const start = this.point(event);
     const hit = event.shiftKey ? null : this.hit(start, event.altKey);
@@ -398,7 +455,9 @@ export class LayoutEditor {
       this.select(-1);
       if (this.boxesEditable) this.drag = { start, edges: "new", index: -1, box: null };
     }
-    if (this.drag) this.canvas.setPointerCapture(event.pointerId);
+    if (!this.drag) return;
+    Object.assign(this.drag, { pointer: event.pointerId, from: [event.clientX, event.clientY] });
+    this.canvas.setPointerCapture(event.pointerId);
   }
 
   onPointerMove(event) {
@@ -414,6 +473,11 @@ export class LayoutEditor {
       return;
     }
     event.stopPropagation();
+    const { pointer, from } = this.drag;
+    if (event.pointerId !== pointer) return;
+    const way = Math.hypot(event.clientX - from[0], event.clientY - from[1]);
+    if (!this.drag.begun && way < STILL) return;
+    this.drag.begun = true;
     if (this.drag.edges === "new") this.dragNew(at);
     else if (this.drag.edges === "move") this.dragBox(at);
     else this.dragEdges(at);
@@ -423,7 +487,6 @@ export class LayoutEditor {
   dragNew({ x, y }) {
     const { start } = this.drag;
     if (this.drag.index < 0) {
-      if (Math.abs(x - start.x) < SMALLEST && Math.abs(y - start.y) < SMALLEST) return;
       // The first subject that waits for a box gets it; else it is a new subject's.
       const waiting = this.subjects.findIndex(
         (subject, i) => !subject.box && !this.host.reference(i).region,
@@ -461,7 +524,7 @@ export class LayoutEditor {
 
   onPointerUp(event) {
     const { drag } = this;
-    if (!drag) return;
+    if (!drag || event.pointerId !== drag.pointer) return;
     event.stopPropagation();
     this.drag = null;
     const box = this.subjects[drag.index]?.box;
@@ -495,7 +558,8 @@ export class LayoutEditor {
     if (command && /^[zy]$/i.test(event.key) && !typing) return event.preventDefault();
     if (typing) return;
     const onCanvas = event.target === this.canvas;
-    const used = onCanvas && this.editable && this.canvasKey(event, command);
+    const used =
+      onCanvas && this.editable && !event.altKey && this.canvasKey(event, command);
     // Not even unused: the host would delete the whole node.
     if (used || event.key === "Delete" || event.key === "Backspace") {
       event.preventDefault();
@@ -506,6 +570,7 @@ export class LayoutEditor {
   /** Whether the key was one of ours. */
   canvasKey(event, command) {
     const { key, shiftKey } = event;
+    const letter = command && !shiftKey ? key.toLowerCase() : "";
     const index = this.selected;
     const subject = this.subjects[index];
     if (key === "Tab") {
@@ -519,7 +584,7 @@ export class LayoutEditor {
     } else if (/^[1-9]$/.test(key) && !command) {
       if (Number(key) > this.subjects.length) return false;
       this.select(Number(key) - 1);
-    } else if (command && key.toLowerCase() === "v") {
+    } else if (letter === "v") {
       return this.paste(clipboard);
     } else if (!subject) {
       return false;
@@ -527,11 +592,11 @@ export class LayoutEditor {
       this.arrow(ARROWS[key], shiftKey, command);
     } else if (key === "Delete" || key === "Backspace") {
       this.remove(index);
-    } else if (key === "Enter") {
+    } else if (key === "Enter" && !command) {
       this.focusPhrase(index);
-    } else if (command && key.toLowerCase() === "c") {
+    } else if (letter === "c") {
       clipboard = structuredClone(subject);
-    } else if (command && key.toLowerCase() === "d") {
+    } else if (letter === "d") {
       return this.paste(subject);
     } else {
       return false;
@@ -539,7 +604,10 @@ export class LayoutEditor {
     return true;
   }
 
-  /** Move the selected box, or with `resize` its right and lower edges; by a cell of the grid. */
+  /**
+   * Move the selected box, or with `resize` its right and lower edges; by a cell of the grid. The
+   * undo step comes when the key is released, so that one that is held doesn't fill the history.
+   */
   arrow([right, down], byCell, resize) {
     const subject = this.subjects[this.selected];
     if (!subject.box || !this.boxesEditable) return;
@@ -557,12 +625,13 @@ export class LayoutEditor {
       }
     }
     subject.box = box;
-    this.store();
+    this.store(false);
   }
 
   /** Add a copy of a subject, its box a little further right and down where there is room. */
   paste(subject) {
-    if (!subject || this.subjects.length === MOST_SUBJECTS) return false;
+    if (!subject) return false;
+    if (this.subjects.length === MOST_SUBJECTS) return true;
     const copy = structuredClone(subject);
     if (copy.box) {
       const move = (low, high) => Math.min(1 / 32, 1 - copy.box[high]) + copy.box[low];
@@ -595,7 +664,7 @@ export class LayoutEditor {
     pen.fillRect(frame.x, frame.y, frame.w, frame.h);
     const size = this.host.size();
     const cells = grid(...size);
-    if (this.snapping || this.showCells) this.paintGrid(pen, frame, cells);
+    if (shown.snapping || shown.showCells) this.paintGrid(pen, frame, cells);
     const boxes = this.boxes;
     const order = boxes.map((_, i) => i).filter((i) => boxes[i] && i !== this.selected);
     if (boxes[this.selected]) order.push(this.selected);
@@ -629,7 +698,7 @@ export class LayoutEditor {
       frame.x + x0 * frame.w, frame.y + y0 * frame.h, (x1 - x0) * frame.w, (y1 - y0) * frame.h,
     ];
     const [x, y, w, h] = at(box);
-    if (this.showCells) {
+    if (shown.showCells) {
       const [c0, r0, c1, r1] = coveredCells(box, cells);
       pen.fillStyle = `${colour}55`;
       pen.fillRect(...at([c0 / cells[0], r0 / cells[1], c1 / cells[0], r1 / cells[1]]));

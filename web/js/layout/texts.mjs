@@ -54,6 +54,9 @@ const ENGLISH = {
   unreadable: "This layout can't be read. It is kept as it is.",
   tooMany: "This layout has more than 16 subjects. It is kept as it is.",
   startAnew: "Start anew",
+  corrected: "Some of this layout's values don't fit; they are shown as they would be corrected.",
+  correct: "Correct them",
+  selected: "Subject {n}, {phrase}: {w} by {h} pixels at {x}, {y}",
 };
 
 let translated = {};

@@ -40,13 +40,20 @@ const written = ([x0, y0, x1, y1]) => [up(x0), up(y0), down(x1), down(y1)];
  */
 export function readValue(raw) {
   if (raw === undefined || raw === null) return { subjects: [], fault: null };
-  if (typeof raw !== "object" || !Array.isArray(raw.subjects))
-    return { subjects: [], fault: "unreadable" };
+  if (typeof raw !== "object") return { subjects: [], fault: "unreadable" };
   if ((raw.version ?? VERSION) !== VERSION) return { subjects: [], fault: "newer" };
+  if (!Array.isArray(raw.subjects)) return { subjects: [], fault: "unreadable" };
   if (raw.subjects.length > MOST_SUBJECTS) return { subjects: [], fault: "tooMany" };
   if (!raw.subjects.every((subject) => subject && typeof subject === "object"))
     return { subjects: [], fault: "unreadable" };
   return { subjects: raw.subjects.map(readSubject), fault: null };
+}
+
+/** Whether subjects, read from a value, say other than the value does. */
+export function wasCorrected(subjects, raw) {
+  const zeros = (box) => Array.isArray(box) && box.every((edge) => edge === 0);
+  const said = ({ phrase = "", box, weight = 1 }) => [phrase, zeros(box) ? null : (box ?? null), weight];
+  return JSON.stringify(subjects.map(said)) !== JSON.stringify((raw?.subjects ?? []).map(said));
 }
 
 function readSubject(raw) {

@@ -1,0 +1,123 @@
+"""Held-out scenes, and the ways in which they are sampled in the real host through the nodes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from microworld.host import Sampler
+from microworld.scenes import (
+    MOST,
+    SHAPES,
+    SIZES,
+    Scenes,
+    caption,
+    draw_references,
+    draw_scenes,
+    paint,
+)
+
+FEW, MANY = 32, 200  # scenes
+WITHOUT_MASKS = "ms_adapter_micro_without_masks.safetensors"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to sample one set of scenes."""
+
+    name: str
+    scenes: str = "two"
+    count: int = FEW
+    weight: float = 1.0
+    masks: bool = True
+    grounding: bool = True
+    full_caption: bool = False  # and no references
+    shift: float = 0.0  # of the boxes, as a share of their size
+    auto_layout: bool = False
+    adapter: str = "ms_adapter_micro.safetensors"
+
+
+CASES = (
+    Case("masks", count=MANY),
+    Case("without masks", masks=False, count=48, adapter=WITHOUT_MASKS),
+    Case("masks switched off", masks=False, count=48),
+    Case("text only", full_caption=True, count=60),
+    Case("no grounding", grounding=False, count=48),
+    Case("three subjects", "three"),
+    Case("overlapping", "overlapping"),
+    Case("upright 2:3", "upright"),
+    Case("wide 3:2", "wide"),
+    Case("shifted boxes, auto layout", shift=0.15, auto_layout=True),
+    Case("weight 0", weight=0.0),
+    Case("weight 0.3", weight=0.3),
+    Case("weight 0.6", weight=0.6),
+    Case("weight 1.2", weight=1.2),
+    Case("shifted boxes, fixed", shift=0.15),
+)
+
+
+@dataclass
+class Evaluation:
+    """Held-out scenes, with one reference picture of each subject."""
+
+    scenes: Scenes
+    references: Tensor  # [n, MOST, 3, 64, 64]
+    means: Tensor  # [n, MOST, 3], mean colour of each sprite as drawn
+    subjects: int
+
+
+def draw_evaluation(name: str) -> Evaluation:
+    """A set of scenes by name: two, three, overlapping, upright or wide. Seeds that training never
+    draws, combinations of shape, texture and colour that it never shows."""
+    seed = 4242 + ("two", "three", "overlapping", "upright", "wide").index(name)
+    g = torch.Generator().manual_seed(seed)
+    count = 3 if name == "three" else 2
+    overlapping = 1.0 if name == "overlapping" else 0.0
+    size = SIZES.get(name, SIZES["square"])
+    scenes = draw_scenes(MANY, g, size, count, overlapping, evaluation=True)
+    looks = scenes.looks.flat()
+    n = len(looks.shape)
+    references = draw_references(looks, g)
+    whole = torch.tensor([0.05, 0.05, 0.95, 0.95]).expand(n, 4)
+    drawn, sprite = paint(torch.zeros(n, 3, 64, 64), whole, torch.zeros(n), looks)
+    means = drawn.sum((2, 3)) / sprite.sum((1, 2))[:, None]
+    return Evaluation(
+        scenes, references.unflatten(0, (-1, MOST)), means.unflatten(0, (-1, MOST)), count
+    )
+
+
+def shifted(boxes: Tensor, share: float, seed: int) -> Tensor:
+    """Boxes moved by a share of their size, each along its own direction, kept in the picture."""
+    angle = torch.rand(boxes.shape[:-1], generator=torch.Generator().manual_seed(seed)) * 6.2832
+    move = torch.stack([angle.cos(), angle.sin()], -1) * share * (boxes[..., 2:] - boxes[..., :2])
+    low = torch.maximum(move, -boxes[..., :2])
+    move = torch.minimum(low, 1 - boxes[..., 2:])
+    return boxes + move.repeat(*[1] * (boxes.ndim - 1), 2)
+
+
+def sample(case: Case, sampler: Sampler, count: int) -> Tensor:
+    """Pictures [count, 3, H, W] of a case."""
+    evaluation = draw_evaluation(case.scenes)
+    scenes, n, pictures = evaluation.scenes, evaluation.subjects, []
+    size = (scenes.picture.shape[-2], scenes.picture.shape[-1])
+    for i in range(count):
+        text = "a photo of " + caption(
+            scenes.looks[i], scenes.boxes[i], int(scenes.background[i]), case.full_caption
+        )
+        subjects = None
+        if not case.full_caption:
+            boxes = scenes.boxes[i, :n]
+            phrases = [SHAPES[int(shape)] for shape in scenes.looks.shape[i, :n]]
+            subjects = sampler.subjects(
+                evaluation.references[i, :n],
+                phrases,
+                shifted(boxes, case.shift, i) if case.shift else boxes,
+                size,
+                case.grounding,
+            )
+            if case.auto_layout:
+                subjects = sampler.auto_layout(subjects, text)
+            if not case.masks:
+                subjects = sampler.everywhere(subjects)
+        pictures.append(sampler.picture(text, size, i, subjects, case.weight))
+    return torch.stack(pictures)
