@@ -181,10 +181,10 @@ def difference(a: list[list[float]], b: list[list[float]]) -> tuple[float, float
     return float(gap.mean()), float(low), float(high)
 
 
-# What a sound build never leaves on the first 16 or more scenes of "two" with masks: the least
+# What a sound build never leaves on the first 12 or more scenes of "two" with masks: the least
 # or the most that a mean may be. Each fault that the tests inject trips at least one.
-AT_LEAST = {"iou": 0.60, "shape": 0.75}
-AT_MOST = {"miss": 0.03, "outside": 0.12, "confused_colour": 0.10, "confused": 0.10}
+AT_LEAST = {"iou": 0.70, "shape": 0.88, "texture": 0.85}
+AT_MOST = {"miss": 0.02, "outside": 0.04, "confused_colour": 0.05, "confused": 0.05}
 
 
 def guard(scores: Scores) -> list[str]:

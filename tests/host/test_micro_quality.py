@@ -16,7 +16,7 @@ from microworld.quality import MODELS, round_trip
 from microworld.scoring import Scores, guard, load_judge, mean_and_interval, score
 
 MASKS = next(case for case in CASES if case.name == "masks")
-FEW = 16
+FEW = 12
 
 
 @pytest.fixture(scope="module")
