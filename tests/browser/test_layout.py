@@ -112,6 +112,19 @@ def test_undo_and_redo(ui: Ui) -> None:
             ui.until(lambda wanted=wanted: ui.subjects == wanted)
 
 
+def test_the_editor_shows_what_undo_brought_back(ui: Ui) -> None:
+    """Undo makes the node anew: its editor, not the old one's, must be on the screen and work."""
+    ui.page.wait_for_timeout(300)
+    ui.capture()
+    ui.drag((0.46, 0.05), (0.54, 0.2))
+    assert ui.element("li").count() == 3
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects == TWO)
+    ui.until(lambda: ui.element("li").count() == 2)
+    ui.drag((0.25, 0.5), (0.3, 0.6))
+    assert ui.subjects[0]["box"] != TWO[0]["box"]
+
+
 def test_snapping_and_cells(ui: Ui) -> None:
     """Boxes on cells' edges cover just those cells, by the rule of the server."""
     from msd_core.layout import box_coverage

@@ -122,6 +122,7 @@ def test_subgraph(ui: Ui) -> None:
     )
     saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
     ui.page.evaluate("async saved => { await app.loadGraphData(saved) }", saved)
+    ui.page.wait_for_timeout(500)
     assert of_type(as_prompt(ui), "MSDLayout")["layout"] == moved
     ui.page.evaluate(
         """() => {

@@ -163,7 +163,7 @@ class Ui:
     def until(self, condition: Callable[[], Any], seconds: float = 8) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, f"not within {seconds} s; the value is {self.value}"
+            assert time.monotonic() < end, f"not within {seconds} s"
             time.sleep(0.03)
 
     def frame(self) -> tuple[float, float, float, float]:

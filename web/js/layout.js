@@ -104,6 +104,8 @@ function holdUndoStep() {
   });
 }
 
+const removed = new Map(); // elements of removed nodes, by place
+
 function makeEditor(node) {
   const pictures = new Map(); // by address
   const picture = (address) => {
@@ -186,8 +188,15 @@ function makeEditor(node) {
     },
     { passive: false },
   );
+  let place = null; // which node of which graph this is, also for the one that undo makes anew
   const refresh = () => {
-    if (node.graph) editor.refresh();
+    if (!node.graph) return;
+    place = `${node.graph.id}:${node.id}`;
+    // Nodes 2.0 mounts a widget's element once, and after undo would show the removed node's.
+    const old = removed.get(place);
+    if (old?.isConnected && !editor.root.isConnected) old.replaceWith(editor.root);
+    if (editor.root.isConnected) removed.delete(place);
+    editor.refresh();
   };
   after(node, "onSerialize", (saved) => {
     saved.properties[COPY] = editor.value;
@@ -215,6 +224,7 @@ function makeEditor(node) {
   after(node, "onRemoved", () => {
     api.removeEventListener("graphChanged", refresh);
     editor.destroy();
+    removed.set(place, editor.root);
   });
   queueMicrotask(() => {
     for (const widget of node.widgets ?? [])
