@@ -192,10 +192,6 @@ function makeEditor(node) {
   const refresh = () => {
     if (!node.graph) return;
     place = `${node.graph.id}:${node.id}`;
-    // Nodes 2.0 mounts a widget's element once, and after undo would show the removed node's.
-    const old = removed.get(place);
-    if (old?.isConnected && !editor.root.isConnected) old.replaceWith(editor.root);
-    if (editor.root.isConnected) removed.delete(place);
     editor.refresh();
   };
   after(node, "onSerialize", (saved) => {
@@ -207,6 +203,12 @@ function makeEditor(node) {
     if (!values.some((value) => value?.subjects) && saved.properties?.[COPY])
       editor.value = saved.properties[COPY];
     requestAnimationFrame(refresh);
+    // Nodes 2.0 mounts a widget's element once, and after undo would show the removed node's.
+    afterFrames(10, () => {
+      const old = removed.get(place);
+      if (node.graph && old?.isConnected && !editor.root.isConnected) old.replaceWith(editor.root);
+      removed.delete(place);
+    });
   });
   after(node, "onConnectionsChange", () => {
     const loading = app.configuringGraph;
