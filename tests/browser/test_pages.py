@@ -73,16 +73,18 @@ def test_a_template_is_what_the_converter_makes_of_it(ui: Ui, path: Path) -> Non
 def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
     """Added by the search box in place of the nodes that it holds."""
     ui.load(workflow(subjects=TWO))
-    ui.page.mouse.move(1250, 700)
+    ui.page.mouse.move(1000, 820)
     ui.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     ui.page.wait_for_timeout(500)
     ui.page.keyboard.type("Subjects in a layout")
     ui.page.wait_for_timeout(1000)
     ui.page.keyboard.press("Enter")
-    ui.page.wait_for_timeout(500)
-    ui.page.mouse.click(1250, 700)  # where it goes
+    follows = "() => app.canvas.state.ghostNodeId != null"  # the mouse, until a click puts it down
+    ui.until(lambda: ui.page.evaluate(follows))
+    ui.page.wait_for_timeout(500)  # the search box lies over the graph until it has faded
+    ui.page.mouse.click(1000, 820)
+    ui.until(lambda: not ui.page.evaluate(follows))
     added = "app.rootGraph.nodes.find((node) => node.isSubgraphNode?.())"
-    ui.until(lambda: ui.page.evaluate(f"() => Boolean({added})"))
     names = ui.page.evaluate(f"() => {added}.widgets.map((widget) => widget.name)")
     assert names == ["adapter", "width", "height", "weight"]
     ui.page.evaluate(
