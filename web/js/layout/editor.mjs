@@ -2,15 +2,15 @@
 // nothing of ComfyUI; what it needs of its node comes as `host`. Text from a workflow is shown by
 // textContent, value and fillText only, never as HTML.
 
+import { COLOURS, paint } from "./painting.mjs";
 import {
+  HEAVIEST,
   MOST_LETTERS,
   MOST_SUBJECTS,
-  HEAVIEST,
   PRESETS,
   SMALLEST,
   applyPreset,
   clamp,
-  coveredCells,
   grid,
   readBox,
   readValue,
@@ -18,11 +18,6 @@ import {
   writeValue,
 } from "./value.mjs";
 
-// Okabe and Ito's colours, which people with colour blindness tell apart, as in the node's preview.
-// A colour follows from the subject's number; none is read from a file.
-export const COLOURS = [
-  "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999",
-];
 const HANDLE = 8; // how near an edge is grabbed, in pixels of the canvas
 const FINGER = 18; // the same by touch
 const STILL = 3; // a pointer that moves less is a click, in pixels of the screen
@@ -116,7 +111,7 @@ export class LayoutEditor {
   /** Make sure that there is a subject for each of the first `count` references. */
   addSubjects(count) {
     if (!this.editable || this.subjects.length >= count) return;
-    while (this.subjects.length < Math.min(count, MOST_SUBJECTS)) this.addSubject(null);
+    while (this.subjects.length < Math.min(count, MOST_SUBJECTS)) this.addSubject();
     this.store();
   }
 
@@ -140,8 +135,9 @@ export class LayoutEditor {
     return true;
   }
 
-  addSubject(box) {
-    return this.subjects.push({ phrase: "", box, weight: 1 }) - 1;
+  /** @returns {number} its index */
+  addSubject() {
+    return this.subjects.push({ phrase: "", box: null, weight: 1 }) - 1;
   }
 
   remove(index) {
@@ -352,7 +348,7 @@ export class LayoutEditor {
         this.host.onChange();
       });
     if (this.corrected) return offer(text("corrected"), "correct", () => this.store());
-    if (!this.boxesEditable) 
+    if (!this.boxesEditable)
       return [[text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown")], false];
     for (const [index, subject] of this.subjects.entries()) {
       const { linked, region } = this.host.reference(index);
@@ -493,7 +489,7 @@ export class LayoutEditor {
       );
       if (waiting < 0 && this.subjects.length === MOST_SUBJECTS) return;
       this.drag.added = waiting < 0;
-      this.drag.index = waiting < 0 ? this.addSubject(null) : waiting;
+      this.drag.index = waiting < 0 ? this.addSubject() : waiting;
       this.selected = this.drag.index;
     }
     const corners = [start.x, start.y, x, y].map((value, i) => this.snap(value, i % 2));
@@ -579,8 +575,8 @@ export class LayoutEditor {
       this.select(next);
     } else if (key === "Escape") {
       if (this.drag) this.onPointerCancel();
-      else if (index < 0) return false;
-      this.select(-1);
+      else if (index >= 0) this.select(-1);
+      else return false;
     } else if (/^[1-9]$/.test(key) && !command) {
       if (Number(key) > this.subjects.length) return false;
       this.select(Number(key) - 1);
@@ -646,108 +642,6 @@ export class LayoutEditor {
 
   draw() {
     cancelAnimationFrame(this.frameRequest);
-    this.frameRequest = requestAnimationFrame(() => this.paint());
+    this.frameRequest = requestAnimationFrame(() => paint(this, shown));
   }
-
-  paint() {
-    const { canvas } = this;
-    const { clientWidth, clientHeight } = this.stage;
-    if (!clientWidth || !clientHeight) return;
-    const sharp = (window.devicePixelRatio || 1) * clamp(this.zoom(), 1, 3);
-    const [w, h] = [clientWidth, clientHeight].map((edge) => Math.round(edge * sharp));
-    if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
-    const pen = canvas.getContext("2d");
-    pen.setTransform(w / clientWidth, 0, 0, h / clientHeight, 0, 0);
-    pen.clearRect(0, 0, clientWidth, clientHeight);
-    const frame = this.frame();
-    pen.fillStyle = "#1b1d22";
-    pen.fillRect(frame.x, frame.y, frame.w, frame.h);
-    const size = this.host.size();
-    const cells = grid(...size);
-    if (shown.snapping || shown.showCells) this.paintGrid(pen, frame, cells);
-    const boxes = this.boxes;
-    const order = boxes.map((_, i) => i).filter((i) => boxes[i] && i !== this.selected);
-    if (boxes[this.selected]) order.push(this.selected);
-    for (const i of order) this.paintBox(pen, frame, i, boxes[i], size, cells);
-    const focused = document.activeElement === canvas;
-    pen.strokeStyle = focused ? "#56B4E9" : "#555";
-    pen.lineWidth = 1;
-    pen.strokeRect(frame.x + 0.5, frame.y + 0.5, frame.w - 1, frame.h - 1);
-    if (!order.length && this.boxesEditable) {
-      pen.fillStyle = "#aaa";
-      pen.font = "12px sans-serif";
-      pen.textAlign = "center";
-      pen.fillText(this.host.text("drawHere"), frame.x + frame.w / 2, frame.y + frame.h / 2, frame.w);
-      pen.textAlign = "start";
-    }
-  }
-
-  paintGrid(pen, frame, [columns, rows]) {
-    pen.fillStyle = "rgb(255 255 255 / 8%)";
-    for (let i = 1; i < columns; i++)
-      pen.fillRect(frame.x + (i / columns) * frame.w - 0.5, frame.y, 1, frame.h);
-    for (let i = 1; i < rows; i++)
-      pen.fillRect(frame.x, frame.y + (i / rows) * frame.h - 0.5, frame.w, 1);
-  }
-
-  paintBox(pen, frame, index, box, [width, height], cells) {
-    const colour = COLOURS[index % COLOURS.length];
-    const subject = this.subjects[index] ?? { phrase: "", weight: 1 };
-    const selected = index === this.selected;
-    const at = ([x0, y0, x1, y1]) => [
-      frame.x + x0 * frame.w, frame.y + y0 * frame.h, (x1 - x0) * frame.w, (y1 - y0) * frame.h,
-    ];
-    const [x, y, w, h] = at(box);
-    if (shown.showCells) {
-      const [c0, r0, c1, r1] = coveredCells(box, cells);
-      pen.fillStyle = `${colour}55`;
-      pen.fillRect(...at([c0 / cells[0], r0 / cells[1], c1 / cells[0], r1 / cells[1]]));
-    }
-    pen.save();
-    pen.beginPath();
-    pen.rect(x, y, w, h);
-    pen.clip();
-    pen.fillStyle = colour + (selected ? "40" : index === this.hovered ? "33" : "22");
-    pen.fillRect(x, y, w, h);
-    const { image } = this.host.reference(index);
-    if (image?.naturalWidth) {
-      const scale = Math.min(w / image.naturalWidth, h / image.naturalHeight);
-      const [iw, ih] = [image.naturalWidth * scale, image.naturalHeight * scale];
-      pen.globalAlpha = 0.6;
-      pen.drawImage(image, x + (w - iw) / 2, y + (h - ih) / 2, iw, ih);
-      pen.globalAlpha = 1;
-    }
-    pen.fillStyle = colour;
-    pen.fillRect(x, y, 18, 16);
-    pen.fillStyle = "#000";
-    pen.font = "bold 12px sans-serif";
-    pen.fillText(String(index + 1), x + 4, y + 12.5);
-    if (selected) {
-      const pixels = `${Math.round((box[2] - box[0]) * width)} × ${Math.round((box[3] - box[1]) * height)}`;
-      label(pen, pixels, x + 20, y + 13, "#fff");
-    }
-    const phrase = subject.phrase.slice(0, 80);
-    label(pen, phrase || this.host.text("noPhrase"), x + 3, y + h - 5, phrase ? "#fff" : "#ffb08a");
-    pen.restore();
-    pen.strokeStyle = colour;
-    pen.lineWidth = selected ? 2.5 : 1.5;
-    pen.setLineDash(this.boxesEditable && !this.host.reference(index).region ? [] : [5, 4]);
-    pen.strokeRect(x, y, w, h);
-    pen.setLineDash([]);
-    if (selected && this.boxesEditable) {
-      pen.fillStyle = "#fff";
-      for (const px of [0, 0.5, 1])
-        for (const py of [0, 0.5, 1])
-          if (px !== 0.5 || py !== 0.5) pen.fillRect(x + px * w - 3, y + py * h - 3, 6, 6);
-    }
-  }
-}
-
-/** Text on a dark ground; y is its base line. */
-function label(pen, words, x, y, colour) {
-  pen.font = "12px sans-serif";
-  pen.fillStyle = "rgb(0 0 0 / 65%)";
-  pen.fillRect(x - 2, y - 11, pen.measureText(words).width + 4, 15);
-  pen.fillStyle = colour;
-  pen.fillText(words, x, y);
 }

@@ -69,7 +69,8 @@ export function readBox(raw) {
   if (!Array.isArray(raw) || raw.length !== 4 || !raw.every(isNumber)) return null;
   if (!raw.some((value) => value !== 0)) return null; // all zeros: no box, as the server reads it
   const [a, b, c, d] = raw.map((value) => clamp(value, 0, 1));
-  return [...span(a, c), ...span(b, d)].map((_, i, all) => all[[0, 2, 1, 3][i]]);
+  const [[x0, x1], [y0, y1]] = [span(a, c), span(b, d)];
+  return [x0, y0, x1, y1];
 }
 
 /** Two ends in order, at least SMALLEST apart, inside 0..1. */
