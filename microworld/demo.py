@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from microworld.host import GUIDANCE, NEGATIVE, STEPS
 from microworld.scenes import COLOURS, HUES, SHAPES, TEXTURES, WHITE, Looks, draw_references, rgb
 from microworld.server import ROOT, PromptError, Server
 
 WORKFLOW = ROOT / "example_workflows" / "Two subjects.json"
 MODELS = ROOT / "microworld" / "models"
 OUTPUT = ROOT / "demo_output"
-SIZE, STEPS, GUIDANCE, NEGATIVE = 128, 20, 4.0, "low quality, worst quality, blurry"
+SIZE = 128
 SUBJECTS = (("striped", "cyan", "star"), ("checked", "pink", "heart"), ("split", "red", "circle"))
 GROUND = "grass"
 BOXES = ([0.04, 0.28, 0.48, 0.72], [0.54, 0.3, 0.96, 0.74])

@@ -116,36 +116,25 @@ def goals(scores: dict[str, Scores]) -> str:
         ),
         ("sprite pixels outside the boxes", "<= 0.5 %", mean_and_interval(masks.outside)),
     ]
-    if "without masks" in scores:
-        other = scores["without masks"]
-        rows += [
-            (
-                "confused, adapter trained and used without masks, by mean colour",
-                "reported",
-                mean_and_interval(other.confused_colour),
-            ),
-            ("the same, by the judge", "reported", mean_and_interval(other.confused)),
-            (
-                "gap to the adapter with masks, by the judge",
-                "reported",
-                difference(other.confused, masks.confused),
-            ),
-        ]
-    if "masks switched off" in scores:
-        off = scores["masks switched off"]
-        rows += [
-            (
-                "confused, same adapter, masks switched off, by mean colour",
-                "reported",
-                mean_and_interval(off.confused_colour),
-            ),
-            ("the same, by the judge", "reported", mean_and_interval(off.confused)),
-            (
-                "gap to masks, by the judge",
-                "reported",
-                difference(off.confused, masks.confused),
-            ),
-        ]
+    for case, words, against in (
+        ("without masks", "adapter trained and used without masks", "the adapter with masks"),
+        ("masks switched off", "same adapter, masks switched off", "masks"),
+    ):
+        if case in scores:
+            other = scores[case]
+            rows += [
+                (
+                    f"confused, {words}, by mean colour",
+                    "reported",
+                    mean_and_interval(other.confused_colour),
+                ),
+                ("the same, by the judge", "reported", mean_and_interval(other.confused)),
+                (
+                    f"gap to {against}, by the judge",
+                    "reported",
+                    difference(other.confused, masks.confused),
+                ),
+            ]
     if "no grounding" in scores:
         dropped = scores["no grounding"].shape
         rows += [

@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from microworld.demo import MODELS, PREVIEW, STEPS, WORKFLOW, adapt, find, save_sprites, use_words
+from microworld.demo import MODELS, PREVIEW, WORKFLOW, adapt, find, save_sprites, use_words
+from microworld.host import STEPS
 from microworld.scenes import SIZES
 from microworld.server import Server
 
