@@ -27,8 +27,8 @@ MINUTES = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m microworld", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train one stage")
-    train.add_argument("--stage", choices=MINUTES, required=True)
+    train = commands.add_parser("train", help="train stages, one after the other")
+    train.add_argument("--stage", choices=MINUTES, required=True, nargs="+")
     train.add_argument("--minutes", type=float, help="wall clock, earlier runs included")
     train.add_argument("--scenes", type=float, default=1.0, help="share of the scenes to draw")
     train.add_argument("--threads", type=int, default=1)
@@ -46,8 +46,9 @@ def main() -> None:
     from microworld.train import train as train_stage
 
     torch.set_num_threads(options.threads)
-    minutes = options.minutes or MINUTES[options.stage]
-    train_stage(options.stage, options.work, minutes, options.scenes, options.device)
+    for stage in options.stage:
+        minutes = options.minutes or MINUTES[stage]
+        train_stage(stage, options.work, minutes, options.scenes, options.device)
 
 
 if __name__ == "__main__":

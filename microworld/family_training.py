@@ -17,6 +17,7 @@ from microworld.scenes import BACKGROUNDS, COLOURS, MOST, SHAPES, TEXTURES
 from msd_core import MSAdapter
 from msd_core.attention import subject_attention
 from msd_core.layout import box_coverage
+from msd_core.resampler import FOURIER_WIDTH, GroundingResampler
 from msd_core.sdxl import cross_attentions
 
 PREFIXES = ("", "", "a photo of ", "best quality, high quality, ")
@@ -27,6 +28,12 @@ CLIP_DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, Non
 # Noise schedule of SDXL: share of the picture that is left at each of 1000 times.
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 KEPT = (1 - BETAS).cumprod(0).float()
+# Cells of the finest attention along the edges of the pictures there are (scenes.SIZES).
+CELLS = torch.tensor([12.0, 16.0, 18.0])
+LOOK = 0.3  # share of the text attention that a subject's phrase gets inside its box
+# Of one layer: the text attention's mean over the heads [n, cells, 77], coverage [n, MOST, cells].
+Map = tuple[Tensor, Tensor]
+EDGE_NUMBERS = 4 + 8 * len(CELLS)  # see edges_in_cells
 
 
 def plain_attention(
@@ -34,11 +41,19 @@ def plain_attention(
 ) -> Tensor:
     """The host's attention, [n, length, width] each, written out: on a CPU the fused ones are slow
     to train."""
+    return attention_and_map(q, k, v, heads, mask)[0]
+
+
+def attention_and_map(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same, and the probabilities' mean over the heads [n, queries, keys]."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask
-    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    seen = scores.softmax(-1)
+    return (seen @ v).transpose(1, 2).flatten(2), seen.mean(1)
 
 
 def make_host_trainable() -> None:
@@ -144,6 +159,10 @@ class Family(nn.Module):
         nn.init.zeros_(self.unet.out[2].bias)
         for projection in self.adapter.projections:
             nn.init.normal_(projection.to_v_ip.weight, std=0.02)
+        _tell_coordinates_apart(self.adapter.resampler)
+        # For training alone: tokens that say where in its cell an edge lies let the UNet draw it
+        # there. The error of the noise finds that out only after very many samples.
+        self.read_edges = nn.Linear(self.context_width, EDGE_NUMBERS)
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +180,11 @@ class Family(nn.Module):
         mean, deviation = CLIP_MEAN.to(self.device), CLIP_DEVIATION.to(self.device)
         return self.vision((references - mean) / deviation, intermediate_output=-2)[1]
 
+    def phrase_embeds(self, phrases: Sequence[str]) -> Tensor:
+        """[n, 64]"""
+        rows, _, lengths = self.vocabulary.encode(phrases)
+        return self._encode(self.text_l, rows, lengths)[2]
+
     def image_tokens(self, guidance: Guidance) -> Tensor:
         """[n, MOST * T, C]; zeros for subjects that are not there."""
         present, resampler = guidance.present, self.adapter.resampler
@@ -168,11 +192,9 @@ class Family(nn.Module):
             count = MOST * self.adapter.image_token_count
             return torch.zeros(len(present), count, self.context_width, device=self.device)
         words = sorted(set(guidance.phrases))
-        rows, _, lengths = self.vocabulary.encode(words)
-        pooled = self._encode(self.text_l, rows, lengths)[2]
         tokens = resampler(
             self.features(guidance.references),
-            pooled[[words.index(p) for p in guidance.phrases]],
+            self.phrase_embeds(words)[[words.index(p) for p in guidance.phrases]],
             guidance.boxes[present],
             guidance.drop_grounding[:, None].expand_as(present)[present],
         )
@@ -180,19 +202,50 @@ class Family(nn.Module):
         all_tokens = tokens.new_zeros(*present.shape, *tokens.shape[1:])
         return all_tokens.index_put((present,), tokens).flatten(1, 2)
 
+    def edge_error(self, tokens: Tensor, guidance: Guidance) -> Tensor:
+        """How badly the grounded subjects' `image_tokens` tell the edges of their boxes."""
+        grounded = guidance.present & ~guidance.drop_grounding[:, None]
+        if not grounded.any():
+            return tokens.new_zeros(())
+        means = tokens.unflatten(1, (grounded.shape[1], -1))[grounded].mean(1)
+        wanted = edges_in_cells(guidance.boxes[grounded])
+        return (self.read_edges(means) - wanted).square().mean()
+
+    def map_error(self, maps: list[Map], texts: Sequence[str], guidance: Guidance) -> Tensor:
+        """How far the text attention is from looking at each subject's phrase inside its box and
+        nowhere else, as SDXL's comes to do by itself."""
+        rows, _, _ = self.vocabulary.encode(texts)
+        words = [self.vocabulary.rows[self.vocabulary.tokens[p][0]] for p in guidance.phrases]
+        scene, subject = guidance.present.cpu().nonzero().unbind(1)
+        found = rows[scene] == torch.tensor(words, dtype=torch.long)[:, None]  # [m, 77]
+        counted = found.any(1) & ~guidance.without_masks.cpu()[scene]
+        scene, subject, found = scene[counted], subject[counted], found[counted].to(self.device)
+        errors = [
+            ((seen[scene] * found[:, None]).sum(-1) - LOOK * coverage[scene, subject]).square()
+            for seen, coverage in maps
+        ]
+        flat = torch.cat([error.flatten() for error in errors])
+        return flat.sum() / max(1, flat.numel())
+
     def forward(
-        self, noisy: Tensor, time: Tensor, texts: Sequence[str], guidance: Guidance
-    ) -> Tensor:
-        """Predicted noise.
+        self,
+        noisy: Tensor,
+        time: Tensor,
+        texts: Sequence[str],
+        guidance: Guidance,
+        tokens: Tensor,
+    ) -> tuple[Tensor, list[Map]]:
+        """Predicted noise, and where each layer looked.
 
         Args:
             noisy: [n, 4, h, w] latents of unit variance. time: [n] in 0..999.
+            tokens: `image_tokens` of the guidance.
         """
         context, pooled = self.text(texts)
         height, width = (8 * edge for edge in noisy.shape[-2:])
         numbers = torch.tensor([height, width, 0, 0, height, width])
         sizes = timestep_embedding(numbers, 256).flatten().expand(len(texts), -1).to(self.device)
-        keys_values = self.adapter.keys_and_values(self.image_tokens(guidance))
+        keys_values = self.adapter.keys_and_values(tokens)
         coverages = [guidance.coverage(height // edge, width // edge) for edge in (8, 16)]
         y = torch.cat([pooled, sizes], -1)
         return self.denoise(noisy, time.float(), context, y, keys_values, coverages)
@@ -205,15 +258,17 @@ class Family(nn.Module):
         y: Tensor,
         keys_values: list[tuple[Tensor, Tensor]],
         coverages: list[Tensor],
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[Map]]:
         """The UNet, with the image branch beside each text cross-attention. `coverages` are
         [n, MOST, cells] of the levels, the largest first."""
+        maps: list[Map] = []
 
         def image_branch(key: Tensor, value: Tensor) -> Any:
             def attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
                 heads = options["n_heads"]
                 (coverage,) = (c for c in coverages if c.shape[-1] == q.shape[1])
-                text = plain_attention(q, k, v, heads)
+                text, seen = attention_and_map(q, k, v, heads)
+                maps.append((seen, coverage))
                 return text + subject_attention(q, key, value, coverage, heads)
 
             return attend
@@ -223,7 +278,7 @@ class Family(nn.Module):
             for block, (key, value) in zip(self.blocks, keys_values, strict=True)
         }
         options = {"patches_replace": {"attn2": patches}}
-        return self.unet(noisy, time, context, y, transformer_options=options)
+        return self.unet(noisy, time, context, y, transformer_options=options), maps
 
     def _encode(
         self, encoder: Any, rows: Tensor, lengths: list[int]
@@ -237,6 +292,25 @@ class Family(nn.Module):
             final_layer_norm_intermediate=False,
         )
         return hidden, projected, pooled
+
+
+def edges_in_cells(boxes: Tensor) -> Tensor:
+    """[m, 4] -> [m, EDGE_NUMBERS]: edges, and sine and cosine of their places in their cells."""
+    turns = 2 * math.pi * (boxes[:, None] * CELLS.to(boxes)[:, None]).flatten(1)
+    return torch.cat([3 * boxes, turns.sin(), turns.cos()], 1)
+
+
+def _tell_coordinates_apart(resampler: GroundingResampler) -> None:
+    """Let three quarters of the hidden units of the grounding start on one coordinate of the box
+    each. Functions of one edge are then learned in minutes, from mixed units not in an hour."""
+    first = resampler.latent_proj[0]
+    assert isinstance(first, nn.Linear)
+    width, units = FOURIER_WIDTH // 4, first.out_features * 3 // 4
+    own = torch.arange(units)[:, None] % 4 == torch.arange(FOURIER_WIDTH) % 4
+    with torch.no_grad():
+        first.weight[:units, -FOURIER_WIDTH:] = torch.randn(own.shape) * own * 3 / width**0.5
+        first.weight[:units, :-FOURIER_WIDTH] *= 0.3
+        first.bias[:units].uniform_(-1, 1)
 
 
 def timestep_embedding(numbers: Tensor, width: int) -> Tensor:

@@ -12,19 +12,23 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from microworld.family import RESAMPLER
 from microworld.family_training import (
+    EDGE_NUMBERS,
     KEPT,
     NEGATIVES,
     PREFIXES,
     Family,
     Guidance,
     Vocabulary,
+    edges_in_cells,
     make_host_trainable,
 )
 from microworld.judge import train_judge
@@ -40,6 +44,7 @@ from microworld.scenes import (
     draw_looks,
     draw_references,
     draw_scenes,
+    uniform,
 )
 from microworld.train_vae import load_vae, train_vae
 from microworld.trainer import Trainer, load_average
@@ -111,10 +116,6 @@ class Batch:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, guidance=self.guidance.to(device), **moved)
 
-    def error(self, predicted: Tensor) -> Tensor:
-        """[n]"""
-        return (predicted - self.noise).square().mean((1, 2, 3))
-
 
 def draw_batch(
     pools: dict[str, Pool],
@@ -179,6 +180,29 @@ def draw_batch(
     return Batch(noisy, noise, time_, texts, guidance, weight)
 
 
+@dataclass
+class Prediction:
+    """What the family makes of a batch."""
+
+    batch: Batch
+    error: Tensor  # [n] of the noise
+    edges: Tensor  # see Family.edge_error
+    maps: Tensor  # see Family.map_error
+
+
+def predict(family: Family, pools: dict[str, Pool], g: Generator, **shares: Any) -> Prediction:
+    """A prediction for a new batch, with `shares` as of `draw_batch`."""
+    batch = draw_batch(pools, g, **shares).to(family.device)
+    tokens = family.image_tokens(batch.guidance)
+    noise, maps = family(batch.noisy, batch.time, batch.texts, batch.guidance, tokens)
+    return Prediction(
+        batch,
+        (noise - batch.noise).square().mean((1, 2, 3)),
+        family.edge_error(tokens, batch.guidance),
+        family.map_error(maps, batch.texts, batch.guidance),
+    )
+
+
 class Attributes(nn.Module):
     """A family's encoders, and linear readings of what they say of a sprite."""
 
@@ -189,16 +213,17 @@ class Attributes(nn.Module):
         self.sizes = (len(SHAPES), len(TEXTURES), len(COLOURS), 3)  # the last is red, green, blue
         self.read_image = nn.Linear(family.context_width, sum(self.sizes))
         self.read_text = nn.Linear(family.context_width, sum(self.sizes[:3]))
+        self.read_latents = nn.Linear(RESAMPLER["dim"], EDGE_NUMBERS)
 
     def image_losses(self, looks: Looks, g: Generator) -> dict[str, Tensor]:
         """Of the image tokens of references of looks [n]; half of them without grounding."""
         n = len(looks.shape)
-        corner = torch.rand(n, 1, 2, generator=g) * 0.5
-        boxes = torch.cat([corner, corner + 0.5], -1)
+        boxes = self._draw_boxes(n, g)
         half, no = torch.rand(n, generator=g) < 0.5, torch.zeros(n, dtype=torch.bool)
         phrases = [SHAPES[int(shape)] for shape in looks.shape]
         guidance = Guidance(draw_references(looks, g), phrases, boxes, half, no)
-        tokens = self.family.image_tokens(guidance.to(self.family.device))
+        guidance = guidance.to(self.family.device)
+        tokens = self.family.image_tokens(guidance)
         shape, texture, colour, first = self.read_image(tokens.mean(1)).split(self.sizes, 1)
         device = tokens.device
         return {
@@ -206,7 +231,25 @@ class Attributes(nn.Module):
             "texture": F.cross_entropy(texture, looks.texture.to(device)),
             "colour": F.cross_entropy(colour, looks.colour.to(device))
             + 3 * (first - looks.first.to(device)).abs().mean(),
+            "edges": 3 * self.family.edge_error(tokens, guidance),
         }
+
+    def latents_loss(self, n: int, g: Generator) -> Tensor:
+        """Of what the latents that the resampler starts from tell of n boxes."""
+        resampler, device = self.family.adapter.resampler, self.family.device
+        boxes = self._draw_boxes(n, g)[:, 0].to(device)
+        phrases = self.family.phrase_embeds(SHAPES)[
+            torch.randint(0, len(SHAPES), (n,), generator=g)
+        ]
+        latents = resampler.latents(phrases, boxes, torch.zeros(n, dtype=torch.bool, device=device))
+        return (self.read_latents(latents.mean(1)) - edges_in_cells(boxes)).square().mean()
+
+    @staticmethod
+    def _draw_boxes(n: int, g: Generator) -> Tensor:
+        """[n, 1, 4]"""
+        size = uniform((n, 1, 2), 0.25, 0.65, g)
+        corner = torch.rand(n, 1, 2, generator=g) * (1 - size)
+        return torch.cat([corner, corner + size], -1)
 
     def text_loss(self, looks: Looks, g: Generator) -> Tensor:
         """Of the context where full captions of looks [n, MOST] name the shapes."""
@@ -237,6 +280,7 @@ def train_encoders(folder: Path, minutes: float, scenes: float, device: torch.de
         looks = draw_looks(batch, g)
         parts = module.image_losses(looks.flat(), g)
         parts["text"] = module.text_loss(looks, g)
+        parts["latents"] = 3 * module.latents_loss(128, g)
         trainer.update(torch.stack(list(parts.values())).sum(), batch * MOST, **parts)
 
 
@@ -250,7 +294,8 @@ def train_base(folder: Path, minutes: float, scenes: float, device: torch.device
     family.to(device)
     trainer = Trainer("base", family, folder, minutes, rate=1.2e-3, decay=0.998, seed=3)
     for _ in trainer.steps():
-        batch = draw_batch(
+        made = predict(
+            family,
             pools,
             trainer.generator,
             no_text=0.02,
@@ -259,14 +304,14 @@ def train_base(folder: Path, minutes: float, scenes: float, device: torch.device
             full_caption=(0.2, 0.95),
             no_masks=0.1,
         )
-        batch = batch.to(device)
-        error = batch.error(family(batch.noisy, batch.time, batch.texts, batch.guidance))
-        guided = batch.guidance.present.any(1)
+        error, guided = made.error, made.batch.guidance.present.any(1)
         trainer.update(
-            (error * batch.weight).mean(),
+            (error * made.batch.weight).mean() + 0.1 * made.edges + made.maps,
             BATCH,
             guided=error[guided].mean(),
             text=error[~guided].mean() if (~guided).any() else error.mean(),
+            edges=made.edges,
+            maps=made.maps,
         )
 
 
@@ -283,7 +328,8 @@ def train_adapter(
     family.adapter.dummy_image_tokens.requires_grad_(False)
     trainer = Trainer(stage, family.adapter, folder, minutes, rate=6e-4, decay=0.997, seed=4)
     for _ in trainer.steps():
-        batch = draw_batch(
+        made = predict(
+            family,
             pools,
             trainer.generator,
             no_text=0.05,
@@ -292,9 +338,8 @@ def train_adapter(
             full_caption=(0.25, 0.25),
             no_masks=0.0 if masks else 1.0,
         )
-        batch = batch.to(device)
-        error = batch.error(family(batch.noisy, batch.time, batch.texts, batch.guidance))
-        trainer.update((error * batch.weight).mean(), BATCH, error=error.mean())
+        loss = (made.error * made.batch.weight).mean()
+        trainer.update(loss, BATCH, error=made.error.mean())
 
 
 STAGES = {
@@ -312,6 +357,6 @@ def train(
 ) -> None:
     """Train one stage for some minutes; scenes: share of the usual number of scenes to draw."""
     make_host_trainable()
-    if "RANK" in os.environ:  # set by torch.distributed.run
+    if "RANK" in os.environ and not dist.is_initialized():  # set by torch.distributed.run
         dist.init_process_group("gloo")
     STAGES[stage](folder, minutes, scenes, torch.device(device))

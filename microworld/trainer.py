@@ -1,5 +1,6 @@
 """The loop that all stages of training share: schedule, moving average, resuming, progress."""
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,21 +180,23 @@ def draw_curve(curve: list[tuple[float, dict[str, float]]], path: Path) -> None:
     width, height, margin = 720, 360, 40
     picture = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(picture)
-    logs = torch.tensor([list(losses.values()) for _, losses in curve]).clamp(min=1e-6).log10()
-    low, high = logs.min().item(), logs.max().item() + 1e-3
-    for index, name in enumerate(curve[0][1]):
+    logs = [{k: math.log10(max(v, 1e-6)) for k, v in losses.items()} for _, losses in curve]
+    values = [value for losses in logs for value in losses.values()]
+    low, high = min(values), max(values) + 1e-3
+    for index, (name, last) in enumerate(logs[-1].items()):
         colour = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e")[index % 5]
         points = [
             (
                 margin + (width - 2 * margin) * seconds / curve[-1][0],
-                margin + (height - 2 * margin) * (high - value) / (high - low),
+                margin + (height - 2 * margin) * (high - losses[name]) / (high - low),
             )
-            for (seconds, _), value in zip(curve, logs[:, index].tolist(), strict=True)
+            for (seconds, _), losses in zip(curve, logs, strict=True)
+            if name in losses  # a stage may have learned to report it on its way
         ]
         pen.line(points, fill=colour, width=2)
         pen.text(
             (width - 2 * margin - 40, 10 + 14 * index),
-            f"{name} {10 ** logs[-1, index]:.4f}",
+            f"{name} {10**last:.4f}",
             colour,
         )
     pen.rectangle((margin, margin, width - margin, height - margin), outline="grey")
