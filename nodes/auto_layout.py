@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..msd_core.phrases import phrase_span
-from .subjects import AutoLayoutSettings, MSDSubjects, Subjects
+from .subjects import SHOWS_OUTPUT, AutoLayoutSettings, MSDSubjects, Subjects
 
 _EMBEDDING = re.compile(r"(?<!\S)embedding:[^\s,]+")
 
@@ -26,7 +26,7 @@ class MSDAutoLayout(io.ComfyNode):
             description="After some steps, let each subject follow its phrase in the prompt "
             "instead of its box.",
             search_aliases=["ms diffusion", "auto layout", "pseudo mask"],
-            has_intermediate_output=True,
+            **SHOWS_OUTPUT,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that encodes the prompt."),

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..msd_core.layout import mask_box
 from .boxes import MOST_SUBJECTS, NO_BOX, parse_boxes, parse_layout, pixel_box
 from .layout_preview import draw_layout
-from .subjects import WHOLE_PICTURE, MSDSubjects, Subject, Subjects
+from .subjects import SHOWS_OUTPUT, WHOLE_PICTURE, MSDSubjects, Subject, Subjects
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/layout.js names it
 THUMBNAIL = 128  # pixels of the longer edge
@@ -54,7 +54,7 @@ class MSDLayout(io.ComfyNode):
             category="MS-Diffusion",
             description="Say which subjects the picture shows, and where each goes.",
             search_aliases=["ms diffusion", "multi subject", "regional", "boxes", "layout"],
-            has_intermediate_output=True,
+            **SHOWS_OUTPUT,
             hidden=[io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             inputs=[
                 io.Autogrow.Input(
@@ -100,7 +100,7 @@ class MSDLayout(io.ComfyNode):
                 ),
                 io.MultiType.Input(
                     "boxes",
-                    [io.Array, io.BoundingBox, io.BoundingBoxes, io.String],
+                    [io.Custom("ARRAY"), io.BoundingBox, io.Custom("BOUNDING_BOXES"), io.String],
                     optional=True,
                     tooltip="Boxes from another node instead of those of the layout: elements, "
                     "bounding boxes in pixels, or text x0,y0,x1,y1;... in 0..1.",

@@ -1,6 +1,7 @@
 """What the one wire through the graph carries: the subjects, and what is known of each so far."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -62,6 +63,11 @@ class Subjects:
     subjects: tuple[Subject, ...]
     auto_layout: AutoLayoutSettings | None = None
 
+
+# Of a schema: the node shows something on itself. Older hosts show it without being told.
+SHOWS_OUTPUT: dict[str, Any] = {}
+if "has_intermediate_output" in io.Schema.__dataclass_fields__:
+    SHOWS_OUTPUT["has_intermediate_output"] = True
 
 MSDSubjects = io.Custom("MSD_SUBJECTS")
 MSDAdapterType = io.Custom("MSD_ADAPTER")

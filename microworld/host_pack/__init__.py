@@ -5,6 +5,9 @@ functions that read a CLIP vision tower and separate text encoders, both of whic
 that exist. The VAE needs nothing: the host knows a TAESD in a checkpoint.
 """
 
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
@@ -78,8 +81,12 @@ def clip_target(config_l: dict[str, Any], config_g: dict[str, Any]) -> Any:
 
 class MicroSDXL(comfy.supported_models.SDXL):
     unet_config = {"use_linear_in_transformer": True, "use_temporal_attention": False}
-    required_keys = {"{}" + MARK: {}}
     unet_extra_config = {"num_heads": -1, "num_head_channels": UNET_HEAD_WIDTH}
+
+    @classmethod
+    def matches(cls, unet_config: Any, state_dict: Any = None, *prefix: str) -> bool:
+        """Only files with the mark, in hosts that tell the keys' prefix and in older ones."""
+        return super().matches(unet_config) and any(k.endswith(MARK) for k in state_dict or ())
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         state_dict.pop(MARK, None)
@@ -113,22 +120,24 @@ def _install() -> None:
             return host_vision(sd, prefix, convert_keys)
         patches = sd["vision_model.embeddings.patch_embedding.weight"]
         layers = "vision_model.encoder.layers."
-        vision = comfy.clip_vision.ClipVisionModel(
-            {
-                "model_type": "clip_vision_model",
-                "hidden_size": patches.shape[0],
-                "num_channels": patches.shape[1],
-                "patch_size": patches.shape[-1],
-                "image_size": int(mark[0]),
-                "num_attention_heads": int(mark[1]),
-                "num_hidden_layers": len(
-                    {k[len(layers) :].split(".")[0] for k in sd if k.startswith(layers)}
-                ),
-                "intermediate_size": sd[f"{layers}0.mlp.fc1.weight"].shape[0],
-                "hidden_act": "gelu",
-                "projection_dim": sd["visual_projection.weight"].shape[0],
-            }
-        )
+        config = {
+            "model_type": "clip_vision_model",
+            "hidden_size": patches.shape[0],
+            "num_channels": patches.shape[1],
+            "patch_size": patches.shape[-1],
+            "image_size": int(mark[0]),
+            "num_attention_heads": int(mark[1]),
+            "num_hidden_layers": len(
+                {k[len(layers) :].split(".")[0] for k in sd if k.startswith(layers)}
+            ),
+            "intermediate_size": sd[f"{layers}0.mlp.fc1.weight"].shape[0],
+            "hidden_act": "gelu",
+            "projection_dim": sd["visual_projection.weight"].shape[0],
+        }
+        with tempfile.TemporaryDirectory() as folder:  # older hosts take a file only
+            path = Path(folder) / "config.json"
+            path.write_text(json.dumps(config))
+            vision = comfy.clip_vision.ClipVisionModel(str(path))
         vision.load_sd(sd)
         return vision
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from comfy.cli_args import args  # noqa: E402
 
 args.cpu = True  # before anything of the host looks for a GPU
 
+# As the host's main.py: older hosts' nodes.py puts comfy/ before it, which has a utils.py too.
+import utils.extra_config  # noqa: E402, F401  # isort: skip
 import nodes as host_nodes  # noqa: E402
 
 assert Path(host_nodes.__file__).parent == HOST
@@ -104,3 +107,52 @@ def adapters(pack: Any, unets: dict[str, Any], tmp_path_factory: Any) -> dict[st
         save_file(sd, folder / f"{name}.safetensors")
         loaded[name] = pack.MSDLoadAdapter.execute(f"{name}.safetensors")[0]
     return loaded
+
+
+@pytest.fixture
+def plain(unets: dict[str, Any]) -> Any:
+    return unets["tiny"]
+
+
+@pytest.fixture
+def adapter(adapters: dict[str, Any]) -> Any:
+    return adapters["tiny"]
+
+
+@pytest.fixture
+def subjects(pack: Any) -> Callable[..., Any]:
+    """Subjects with random image tokens: make(box, ...) or make((box, weight, region), ...)."""
+    import torch
+    from sampling import noise
+
+    kinds = pack.module("nodes.subjects")
+
+    def make(*places: Any, auto: Any = None, prompt_tokens: Any = (), order: Any = None) -> Any:
+        made = []
+        for n, place in enumerate(places):
+            box, weight, region = place if isinstance(place[0], tuple) else (place, 1.0, None)
+            made.append(
+                kinds.Subject(
+                    phrase=f"subject {n}",
+                    box=box,
+                    weight=weight,
+                    photos=torch.zeros(1, 8, 8, 3),
+                    region=region,
+                    image_tokens=noise(100 + n, 1, 16, 64),
+                    prompt_tokens=prompt_tokens[n] if prompt_tokens else (),
+                )
+            )
+        if order:
+            made = [made[n] for n in order]
+        settings = kinds.AutoLayoutSettings(*auto) if auto else None
+        return kinds.Subjects(tuple(made), settings)
+
+    return make
+
+
+@pytest.fixture
+def apply(pack: Any, adapter: Any) -> Callable[..., Any]:
+    def patched(model: Any, subjects: Any, weight: float = 0.6, **options: Any) -> Any:
+        return pack.MSDApply.execute(model, adapter, subjects, weight, **options)[0]
+
+    return patched

@@ -1,5 +1,7 @@
 """Golden sets c, d and f in the real host, through our nodes."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import comfy.samplers
@@ -197,13 +199,13 @@ def test_preprocessing(pack: Any, name: str) -> None:
 
 
 @torch.inference_mode()
-def test_image_features(pack: Any) -> None:
+def test_image_features(pack: Any, tmp_path: Path) -> None:
     """Through MSDEncodeReferences and the host's own vision encoder."""
     import comfy.clip_vision
 
-    vision = comfy.clip_vision.ClipVisionModel(
-        {**F.manifest["vision_config"], "model_type": "clip_vision_model", "num_channels": 3}
-    )
+    config = {**F.manifest["vision_config"], "model_type": "clip_vision_model", "num_channels": 3}
+    (tmp_path / "vision.json").write_text(json.dumps(config))
+    vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "vision.json"))
     vision.model.float()
     fill(vision.model, F.manifest["vision_params"])
     kinds = pack.module("nodes.subjects")

@@ -1,5 +1,7 @@
 """The nodes before MSDApply: layouts, boxes, references, phrases; each refusal with its words."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -213,14 +215,16 @@ class TestReferences:
         assert subject.photo_masks.shape == (2, 20, 30)
 
     @torch.inference_mode()
-    def test_several_photos(self, pack: Any, place: Any) -> None:
+    def test_several_photos(self, pack: Any, place: Any, tmp_path: Path) -> None:
         import comfy.clip_vision
 
-        vision = comfy.clip_vision.ClipVisionModel(
-            {"model_type": "clip_vision_model", "hidden_size": 32, "num_channels": 3,
-             "patch_size": 8, "image_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3,
-             "intermediate_size": 32, "hidden_act": "gelu", "projection_dim": 16}
-        )  # fmt: skip
+        config = {
+            "model_type": "clip_vision_model", "hidden_size": 32, "num_channels": 3,
+            "patch_size": 8, "image_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3,
+            "intermediate_size": 32, "hidden_act": "gelu", "projection_dim": 16,
+        }  # fmt: skip
+        (tmp_path / "vision.json").write_text(json.dumps(config))
+        vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "vision.json"))
         vision.model.float()
         for number, parameter in enumerate(vision.model.parameters()):
             generator = torch.Generator().manual_seed(number)

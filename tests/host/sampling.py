@@ -1,0 +1,72 @@
+"""Conditionings and short sampling runs of the tiny UNet, as the host does them."""
+
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.patcher_extension import add_wrapper_with_key
+
+LEFT, RIGHT = (0.0, 0.25, 0.4, 0.75), (0.6, 0.25, 1.0, 0.75)
+EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
+SIGMAS = torch.tensor([8.0, 3.0, 1.0, 0.0])
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(first: torch.Tensor, second: torch.Tensor, share: float = 2e-4) -> None:
+    """Equal but for rounding, which guidance and the latent's scale enlarge."""
+    assert (first - second).abs().max() <= share * first.abs().max()
+
+
+def cond(seed: int, tokens: int = 77, **more: Any) -> list[Any]:
+    """One conditioning; its text is known again by its first channel."""
+    text = noise(seed, 1, tokens, 64)
+    text[..., 0] = seed / 64
+    return [[text, {"pooled_output": noise(seed + 1, 1, 1280), **more}]]
+
+
+POSITIVE, NEGATIVE, MIDDLE = 10, 20, 30
+
+
+def guide(model: Any, positive: Any = None, negative: Any = None, cfg: float = 7.5) -> Any:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive or cond(POSITIVE), negative or cond(NEGATIVE))
+    guider.set_cfg(cfg)
+    return guider
+
+
+def sample(
+    guider: Any, height: int = 16, width: int = 16, batch: int = 1, seed: int = 1,
+    sampler: str = "euler", sigmas: torch.Tensor = SIGMAS,
+) -> torch.Tensor:  # fmt: skip
+    start = noise(seed, batch, 4, height, width)
+    return guider.sample(
+        start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas,
+        disable_pbar=True, seed=seed,
+    )  # fmt: skip
+
+
+def with_watch(model: Any, *positive_seeds: int) -> tuple[Any, list[tuple[list[bool], list[bool]]]]:
+    """A clone that, at each call of the UNet, notes which rows our patch changed and which rows'
+    text is a positive prompt's."""
+    watched, calls = model.clone(), []
+    firsts = [seed / 64 for seed in positive_seeds]
+
+    def watch(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out = executor(*args, **kwargs)
+        options = {**args[5], "patches_replace": {}}
+        bare = executor(*args[:5], options, **kwargs)
+        changed = (out != bare).flatten(1).any(1).tolist()
+        calls.append((changed, [row[0, 0].item() in firsts for row in args[2]]))
+        return out
+
+    add_wrapper_with_key("diffusion_model", "watch", watch, watched.model_options, True)
+    return watched, calls
+
+
+def assert_only_positive_rows_changed(calls: list[tuple[list[bool], list[bool]]]) -> None:
+    assert calls and any(any(positive) for _, positive in calls)
+    for changed, positive in calls:
+        assert changed == positive
