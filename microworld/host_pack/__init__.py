@@ -84,7 +84,7 @@ class MicroSDXL(comfy.supported_models.SDXL):
     unet_extra_config = {"num_heads": -1, "num_head_channels": UNET_HEAD_WIDTH}
 
     @classmethod
-    def matches(cls, unet_config: Any, state_dict: Any = None, *prefix: str) -> bool:
+    def matches(cls, unet_config: Any, state_dict: Any = None, unet_key_prefix: str = "") -> bool:
         """Only files with the mark, in hosts that tell the keys' prefix and in older ones."""
         return super().matches(unet_config) and any(k.endswith(MARK) for k in state_dict or ())
 
