@@ -118,7 +118,10 @@ def vision_tower() -> nn.Module:
         "hidden_act": "gelu",
         "projection_dim": VISION["width"],
     }
-    return CLIPVisionModelProjection(config, torch.float32, "cpu", OPERATIONS)
+    tower: Any = CLIPVisionModelProjection(config, torch.float32, "cpu", OPERATIONS)
+    # The host leaves it as the memory happens to be.
+    nn.init.normal_(tower.vision_model.embeddings.class_embedding, std=0.02)
+    return tower
 
 
 def vae() -> nn.Module:

@@ -150,7 +150,6 @@ class Family(nn.Module):
             embeddings.token_embedding = rows
             nn.init.normal_(embeddings.position_embedding.weight, std=0.1)
             nn.init.eye_(encoder.text_projection.weight)
-        nn.init.normal_(self.vision.vision_model.embeddings.class_embedding, std=0.02)
         for module in self.unet.modules():  # residual branches start at zero, as SDXL's did
             if module.__class__.__name__ == "ResBlock":
                 nn.init.zeros_(module.out_layers[-1].weight)

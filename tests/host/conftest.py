@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ import utils.extra_config  # noqa: E402, F401  # isort: skip
 import nodes as host_nodes  # noqa: E402
 
 assert Path(host_nodes.__file__).parent == HOST
+
+from microworld.demo import save_sprites  # noqa: E402
+from microworld.server import Server  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -156,3 +160,24 @@ def apply(pack: Any, adapter: Any) -> Callable[..., Any]:
         return pack.MSDApply.execute(model, adapter, subjects, weight, **options)[0]
 
     return patched
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ComfyUI in a process of its own, with the random micro family and two sprites."""
+    base = tmp_path_factory.mktemp("server")
+    # Its loader package changes the host that it is loaded into, so not in this process.
+    subprocess.run(
+        [sys.executable, "-m", "microworld.family", str(base / "models")],
+        check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{HOST}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    save_sprites(base / "input")
+    with Server(HOST, base) as running:
+        yield running
+
+
+@pytest.fixture
+def prompt(server: Server) -> dict[str, Any]:
+    from prompts import load
+
+    return load(server, ROOT / "example_workflows" / "Two subjects.json")

@@ -1,56 +1,23 @@
 """The example workflows on a real server: valid for its object_info, and run to their pictures."""
 
-import io
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
+from prompts import SIZE, find, load, run
 
-from microworld.demo import FILES, adapt, save_sprites
+from microworld.demo import FILES
 from microworld.server import PromptError, Server
 
-ROOT = Path(__file__).parents[2]
 # What needs another pack can't run here; everything else does.
 FOREIGN = "Two subjects in a style (IPAdapter)"
 ALL = sorted((ROOT / "example_workflows").glob("*.json"))
 WORKFLOWS = [path for path in ALL if path.stem != FOREIGN]
-SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: Any) -> Iterator[Server]:
-    base = tmp_path_factory.mktemp("server")
-    host = Path(os.environ.get("COMFYUI_PATH", ROOT / ".host" / "ComfyUI")).resolve()
-    # In a process of its own: the family's loader package changes the host that it is loaded into.
-    subprocess.run(
-        [sys.executable, "-m", "microworld.family", str(base / "models")],
-        check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{host}{os.pathsep}{ROOT}"},
-    )  # fmt: skip
-    save_sprites(base / "input")
-    with Server(host, base) as running:
-        yield running
-
-
-def run(server: Server, prompt: dict[str, Any]) -> np.ndarray:
-    outputs = server.run(prompt)
-    node = find(prompt, "SaveImage")
-    picture = server.picture(outputs[node]["images"][0])
-    return np.asarray(Image.open(io.BytesIO(picture)), dtype=np.float32)
-
-
-def find(prompt: dict[str, Any], kind: str) -> str:
-    return next(name for name, node in prompt.items() if node["class_type"] == kind)
-
-
-def load(server: Server, path: Path) -> dict[str, Any]:
-    return adapt(server.workflow(path), SIZE, SIZE, steps=3)
 
 
 def test_there_are_workflows() -> None:
@@ -131,11 +98,6 @@ class TestWorkflow:
         prompt[find(prompt, "MSDApply")]["inputs"]["weight"] = 0.0
         without = run(server, prompt)
         assert abs(picture - without).mean() > 1
-
-
-@pytest.fixture
-def prompt(server: Server) -> dict[str, Any]:
-    return load(server, ROOT / "example_workflows" / "Two subjects.json")
 
 
 def test_same_graph_same_picture(server: Server, prompt: dict[str, Any]) -> None:

@@ -1,0 +1,310 @@
+"""Bad files, bad values and broken runs on a real server: each is told in a sentence, or runs, and
+after each a normal run gives the same picture as before. docs/faults.md is made of it.
+
+UPDATE_DOCS=1 writes the page; otherwise it must say what the tests find.
+"""
+
+import itertools
+import json
+import os
+import pickle
+import re
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from prompts import find, run
+from safetensors.torch import load_file, save_file
+
+from microworld.server import PromptError, Server
+
+PAGE = ROOT / "docs" / "faults.md"
+HEAD = """# What goes wrong, and what is said
+
+Written by `tests/host/test_faults.py` (`UPDATE_DOCS=1`) from what a real server answered. After
+each of these a normal run of the same server gives the same picture as before.
+
+| what was given | what happens |
+| --- | --- |
+"""
+found: dict[str, str] = {}
+fresh = itertools.count(1)  # so that nothing comes from the host's cache
+
+Prompt = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def normal(server: Server) -> Iterator[np.ndarray]:
+    """The picture of a normal run; at the end, the page."""
+    from prompts import load
+
+    yield run(server, load(server, ROOT / "example_workflows" / "Two subjects.json"))
+    rows = [f"| {name} | {words} |" for name, words in found.items()]
+    if os.environ.get("UPDATE_DOCS"):
+        PAGE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+    said = PAGE.read_text(encoding="utf-8")
+    assert [row for row in rows if row not in said] == [], "run with UPDATE_DOCS=1"
+
+
+def inputs(prompt: Prompt, kind: str) -> dict[str, Any]:
+    return prompt[find(prompt, kind)]["inputs"]
+
+
+def subjects(prompt: Prompt) -> list[dict[str, Any]]:
+    return inputs(prompt, "MSDLayout")["layout"]["subjects"]
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/msd_bomb",)
+
+
+def adapter(make: Callable[[Path, Path], str]) -> Callable[[Prompt, Server], None]:
+    """A change of the adapter file; `make` gets the folder and the good file, and names its own."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        folder = server.base / "models" / "ms_diffusion"
+        inputs(prompt, "MSDLoadAdapter")["adapter"] = make(folder, folder / GOOD)
+
+    return change
+
+
+GOOD = "ms_adapter_micro.safetensors"
+
+
+def written(name: str, content: Callable[[bytes], bytes]) -> Callable[[Prompt, Server], None]:
+    def make(folder: Path, good: Path) -> str:
+        (folder / name).write_bytes(content(good.read_bytes()))
+        return name
+
+    return adapter(make)
+
+
+def with_nan(folder: Path, good: Path) -> str:
+    sd = load_file(good)
+    sd[max(sd)].flatten()[0] = torch.nan
+    save_file(sd, folder / "nan.safetensors")
+    return "nan.safetensors"
+
+
+def a_folder(folder: Path, good: Path) -> str:
+    (folder / "folder.safetensors").mkdir(exist_ok=True)
+    return "folder.safetensors"
+
+
+def dangling(folder: Path, good: Path) -> str:
+    (folder / "dangling.safetensors").unlink(missing_ok=True)
+    (folder / "dangling.safetensors").symlink_to(folder / "gone")
+    return "dangling.safetensors"
+
+
+def phrase(words: str) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        subjects(prompt)[0]["phrase"] = words
+
+    return change
+
+
+def box(*edges: Any) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        subjects(prompt)[0]["box"] = list(edges)
+
+    return change
+
+
+def linked_boxes(words: str) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        inputs(prompt, "MSDLayout")["boxes"] = words
+
+    return change
+
+
+def layout(value: Any) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        inputs(prompt, "MSDLayout")["layout"] = value
+
+    return change
+
+
+def picture(width: int, height: int) -> Callable[[Prompt, Server], None]:
+    """A reference of this size, from a node."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        size = {"width": width, "height": height, "batch_size": 1, "color": 0xC08040}
+        prompt["90"] = {"class_type": "EmptyImage", "inputs": size}
+        inputs(prompt, "MSDLayout")["references.reference_1"] = ["90", 0]
+
+    return change
+
+
+def saved(mode: str) -> Callable[[Prompt, Server], None]:
+    """A reference from a file of this kind."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        Image.new(mode, (40, 30), 128).save(server.base / "input" / f"{mode}.png")
+        inputs(prompt, "LoadImage")["image"] = f"{mode}.png"
+
+    return change
+
+
+def several(count: int) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        given = inputs(prompt, "MSDLayout")
+        photo = given["references.reference_1"]
+        for n in range(1, 17):
+            given.pop(f"references.reference_{n}", None)
+            if n <= count:
+                given[f"references.reference_{n}"] = photo
+        given["layout"]["subjects"] = [
+            {"phrase": "star", "box": [0.05 * n, 0.1, 0.05 * n + 0.2, 0.9], "weight": 1.0}
+            for n in range(count)
+        ]
+
+    return change
+
+
+def no_mask(prompt: Prompt, server: Server) -> None:
+    prompt["91"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 8, "height": 8}}
+    inputs(prompt, "MSDLayout")["reference_masks.reference_mask_1"] = ["91", 0]
+
+
+def soft_region(prompt: Prompt, server: Server) -> None:
+    prompt["91"] = {"class_type": "SolidMask", "inputs": {"value": 0.4, "width": 9, "height": 5}}
+    inputs(prompt, "MSDLayout")["regions.region_1"] = ["91", 0]
+
+
+HUGE = json.dumps({"version": 1, "subjects": [{"phrase": "x" * 100, "box": [0, 0, 1, 1]}] * 70_000})
+FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
+    "adapter file cut in half": written("half.safetensors", lambda data: data[: len(data) // 2]),
+    "adapter file of no bytes": written("empty.safetensors", lambda data: b""),
+    "adapter .bin that runs code": written("bomb.bin", lambda data: pickle.dumps(Bomb())),
+    "adapter whose header lies about sizes": written(
+        "lies.safetensors", lambda data: (10**12).to_bytes(8, "little") + data[8:]
+    ),
+    "adapter with a NaN": adapter(with_nan),
+    "a folder in place of the adapter": adapter(a_folder),
+    "a link to nowhere in place of the adapter": adapter(dangling),
+    "adapter outside the model folders": adapter(lambda folder, good: "../../secret.bin"),
+    "adapter file named 适配器 a b.safetensors": written(
+        "适配器 a b.safetensors", lambda data: data
+    ),
+    "no reference": several(0),
+    "16 references": several(16),
+    "17 references": several(17),
+    "reference of 1 x 1 pixel": picture(1, 1),
+    "reference of 7680 x 4320 pixels": picture(7680, 4320),
+    "RGBA reference": saved("RGBA"),
+    "greyscale reference": saved("L"),
+    "box inverted": box(0.7, 0.2, 0.3, 0.8),
+    "box of no area": box(0.5, 0.2, 0.5, 0.8),
+    "box partly outside": box(-0.5, 0.2, 0.4, 1.8),
+    "box wholly outside": box(1.2, 1.2, 1.5, 1.5),
+    "box of the whole picture": box(0, 0, 1, 1),
+    "box of text": box("0", "0", "1", "1"),
+    "box of three numbers": box(0, 0, 1),
+    "phrase empty": phrase(""),
+    "phrase of 500 words": phrase("star " * 500),
+    "phrase of emoji": phrase("🐶🐱"),
+    "phrase with control characters": phrase("st\x00ar\x1b[0m\u202e"),
+    "phrase of punctuation": phrase("?!,"),
+    "phrase with weight, embedding and BREAK": phrase("(star:1.2) embedding:none BREAK"),
+    "all-black reference mask": no_mask,
+    "soft region of another size": soft_region,
+    "linked boxes that are no JSON": linked_boxes("[[0, 0, 1"),
+    "linked boxes with NaN": linked_boxes("nan,0,1,1;0,0,1,1"),
+    "linked boxes with infinity": linked_boxes("0,0,inf,1;0,0,1,1"),
+    "layout of text": layout("left and right"),
+    "layout of a newer version": layout({"version": 2, "subjects": []}),
+    "layout nested too deep": layout({"version": 1, "subjects": [[[[[[]]]]]]}),
+    "layout of 10 MB": layout(json.loads(HUGE)),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_it_is_told_or_runs(server: Server, prompt: Prompt, normal: np.ndarray, name: str) -> None:
+    good = json.loads(json.dumps(prompt))
+    FAULTS[name](prompt, server)
+    try:
+        made = run(server, prompt)
+    except PromptError as error:
+        found[name] = words_of(error)
+        assert len(found[name]) < 400
+    else:
+        assert np.isfinite(made).all() and made.std() > 1
+        found[name] = "runs"
+    assert not Path("/tmp/msd_bomb").exists()
+    assert_normal(server, good, normal)
+
+
+def words_of(error: PromptError) -> str:
+    """What the user reads."""
+    details = error.details
+    if "node_errors" in details:
+        (first, *_), *_ = (node["errors"] for node in details["node_errors"].values())
+        words = f"{first['message']}: {first['details']}"
+    else:
+        words = details["exception_message"].strip()
+    words = re.sub(r"\S*/models/", "…/models/", words)
+    words = re.sub(r" not in \[.*\]", " not in the list of files", words)
+    return re.sub(r"\s+", " ", words).replace("|", "\\|")
+
+
+def assert_normal(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
+    inputs(prompt, "KSampler")["cfg"] += 1e-6 * next(fresh)
+    assert abs(run(server, prompt) - normal).max() <= 1
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 2.0])
+def test_interrupted(server: Server, prompt: Prompt, normal: np.ndarray, seconds: float) -> None:
+    """At the begin of a run, where encoding and grounding are, and while it samples."""
+    good = json.loads(json.dumps(prompt))
+    inputs(prompt, "KSampler")["steps"] = 2000
+    subjects(prompt)[0]["phrase"] = f"star {next(fresh)}"  # nothing from the cache
+
+    def stop() -> None:
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/interrupt", data=b"")
+
+    timer = threading.Timer(seconds, stop)
+    timer.start()
+    with pytest.raises(PromptError, match="interrupted"):
+        server.run(prompt)
+    timer.join()
+    assert_normal(server, good, normal)
+
+
+def test_freed_models_come_back(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
+    body = json.dumps({"unload_models": True, "free_memory": True}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/free", body, {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request)
+    assert_normal(server, prompt, normal)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("of another node"), torch.OutOfMemoryError("no")])
+def test_an_exception_inside_the_attention(
+    plain: Any, apply: Any, subjects: Any, error: Exception
+) -> None:
+    """It goes out as it is, so that the host can handle it, and leaves nothing behind."""
+    from sampling import LEFT, RIGHT, guide, sample
+
+    model = apply(plain, subjects(LEFT, RIGHT))
+    before = sample(guide(model))
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    other = model.clone()
+    other.set_model_attn2_replace(broken, "middle", 0, 0)
+    with pytest.raises(type(error)):
+        sample(guide(other))
+    assert torch.equal(sample(guide(model)), before)
