@@ -1,5 +1,5 @@
-"""Development sessions: nox -s demo | test | browser | lint | quality | compat. Each installs
-all that it needs."""
+"""Development sessions: nox -s demo | test | browser | lint | quality | compat | soak. Each
+installs all that it needs."""
 
 import hashlib
 import os
@@ -73,6 +73,14 @@ def compat(session: nox.Session, version: str) -> None:
     host = _install(session, "test", version=version)
     arguments = session.posargs or ["-v", "-n", "2", "--dist", "loadfile", "tests/host"]
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """300 prompts on one real server; prints what memory and objects did."""
+    host = _install(session, "test")
+    environment = {"SOAK_PROMPTS": "300", **_host_env(host)}
+    session.run("python", "-m", "pytest", "-s", "tests/host/test_soak.py", env=environment)
 
 
 @nox.session

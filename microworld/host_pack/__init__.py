@@ -1,11 +1,15 @@
 """Custom node package, for development only: lets the host's stock loaders accept the micro family.
 
-It adds no nodes and touches three attributes of the host: the list of known models, and the
-functions that read a CLIP vision tower and separate text encoders, both of which know only sizes
-that exist. The VAE needs nothing: the host knows a TAESD in a checkpoint.
+It adds no nodes, and one route, which counts the product's live objects. It touches three
+attributes of the host: the list of known models, and the functions that read a CLIP vision tower
+and separate text encoders, both of which know only sizes that exist. The VAE needs nothing: the
+host knows a TAESD in a checkpoint.
 """
 
+import gc
 import json
+import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -161,4 +165,31 @@ def _install() -> None:
     comfy.sd.load_text_encoder_state_dicts = load_text_encoder_state_dicts
 
 
+def count_live() -> dict[str, int]:
+    """Live objects of the product by class, and how many tensors they hold themselves."""
+    gc.collect()
+    counts: dict[str, int] = {"tensors": 0}
+    counts |= dict.fromkeys(("MSAdapter", "SubjectAttentionPatch", "Run", "Subject"), 0)
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if kind.__name__ in counts and re.search(r"\.(nodes|msd_core)\.", kind.__module__):
+            counts[kind.__name__] += 1
+            counts["tensors"] += sum(isinstance(v, Tensor) for v in vars(thing).values())
+    return counts
+
+
+def _tell_live() -> None:
+    """Answer with it at /micro_world/live, if this is a server."""
+    prompt_server = getattr(sys.modules.get("server"), "PromptServer", None)
+    if (running := getattr(prompt_server, "instance", None)) is None:
+        return
+    from aiohttp import web
+
+    async def live(request: web.Request) -> web.Response:
+        return web.json_response(count_live())
+
+    running.routes.get("/micro_world/live")(live)
+
+
 _install()
+_tell_live()
