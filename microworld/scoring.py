@@ -183,8 +183,8 @@ def difference(a: list[list[float]], b: list[list[float]]) -> tuple[float, float
 
 # What a sound build never leaves on the first 12 or more scenes of "two" with masks: the least
 # or the most that a mean may be. Each fault that the tests inject trips at least one.
-AT_LEAST = {"iou": 0.70, "shape": 0.88, "texture": 0.85}
-AT_MOST = {"miss": 0.02, "outside": 0.04, "confused_colour": 0.05, "confused": 0.05}
+AT_LEAST = {"iou": 0.82, "shape": 0.93, "texture": 0.92}
+AT_MOST = {"miss": 0.02, "outside": 0.01, "confused_colour": 0.03, "confused": 0.03}
 
 
 def guard(scores: Scores) -> list[str]:
