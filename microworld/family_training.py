@@ -13,7 +13,7 @@ import torch
 from comfy.sdxl_clip import SDXLTokenizer
 from torch import Tensor, nn
 
-from microworld.scenes import BACKGROUNDS, COLOURS, MOST, SHAPES, TEXTURES
+from microworld.scenes import BACKGROUNDS, COLOURS, MOST, SHAPES, SIZES, TEXTURES
 from msd_core import MSAdapter
 from msd_core.attention import subject_attention
 from msd_core.layout import box_coverage
@@ -28,10 +28,10 @@ CLIP_DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, Non
 # Noise schedule of SDXL: share of the picture that is left at each of 1000 times.
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 KEPT = (1 - BETAS).cumprod(0).float()
-# Cells of the finest attention along the edges of the pictures there are (scenes.SIZES).
-CELLS = torch.tensor([12.0, 16.0, 18.0])
+# Cells of the finest attention along the edges of the pictures there are.
+CELLS = torch.tensor(sorted({edge / 8 for size in SIZES.values() for edge in size}))
 LOOK = 0.3  # share of the text attention that a subject's phrase gets inside its box
-# Of one layer: the text attention's mean over the heads [n, cells, 77], coverage [n, MOST, cells].
+# Of one layer: the text attention's probabilities [n, heads, cells, 77], coverage [n, MOST, cells].
 Map = tuple[Tensor, Tensor]
 EDGE_NUMBERS = 4 + 8 * len(CELLS)  # see edges_in_cells
 
@@ -41,19 +41,19 @@ def plain_attention(
 ) -> Tensor:
     """The host's attention, [n, length, width] each, written out: on a CPU the fused ones are slow
     to train."""
-    return attention_and_map(q, k, v, heads, mask)[0]
+    return attention_and_probabilities(q, k, v, heads, mask)[0]
 
 
-def attention_and_map(
+def attention_and_probabilities(
     q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same, and the probabilities' mean over the heads [n, queries, keys]."""
+    """The same, and the probabilities [n, heads, queries, keys]."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask
     seen = scores.softmax(-1)
-    return (seen @ v).transpose(1, 2).flatten(2), seen.mean(1)
+    return (seen @ v).transpose(1, 2).flatten(2), seen
 
 
 def make_host_trainable() -> None:
@@ -96,10 +96,13 @@ class Vocabulary:
             lengths.append(len(tokens))
         return torch.tensor(first), torch.tensor(second), lengths
 
+    def word_rows(self, words: Sequence[str]) -> Tensor:
+        """[m] rows of words, each of which is one token."""
+        return torch.tensor([self.rows[self.tokens[word][0]] for word in words], dtype=torch.long)
+
     def places(self, texts: Sequence[str], words: Sequence[str]) -> Tensor:
         """Bool [n, 77], where the texts hold one of the words, each of which is one token."""
-        rows = torch.tensor([self.rows[self.tokens[word][0]] for word in words])
-        return torch.isin(self.encode(texts)[0], rows)
+        return torch.isin(self.encode(texts)[0], self.word_rows(words))
 
 
 @dataclass
@@ -214,16 +217,15 @@ class Family(nn.Module):
         """How far the text attention is from looking at each subject's phrase inside its box and
         nowhere else, as SDXL's comes to do by itself."""
         rows, _, _ = self.vocabulary.encode(texts)
-        words = [self.vocabulary.rows[self.vocabulary.tokens[p][0]] for p in guidance.phrases]
         scene, subject = guidance.present.cpu().nonzero().unbind(1)
-        found = rows[scene] == torch.tensor(words, dtype=torch.long)[:, None]  # [m, 77]
+        found = rows[scene] == self.vocabulary.word_rows(guidance.phrases)[:, None]  # [m, 77]
         counted = found.any(1) & ~guidance.without_masks.cpu()[scene]
         scene, subject, found = scene[counted], subject[counted], found[counted].to(self.device)
         errors = [
-            ((seen[scene] * found[:, None]).sum(-1) - LOOK * coverage[scene, subject]).square()
+            (seen.mean(1)[scene] * found[:, None]).sum(-1) - LOOK * coverage[scene, subject]
             for seen, coverage in maps
         ]
-        flat = torch.cat([error.flatten() for error in errors])
+        flat = torch.cat([error.flatten() for error in errors]).square()
         return flat.sum() / max(1, flat.numel())
 
     def forward(
@@ -266,7 +268,7 @@ class Family(nn.Module):
             def attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
                 heads = options["n_heads"]
                 (coverage,) = (c for c in coverages if c.shape[-1] == q.shape[1])
-                text, seen = attention_and_map(q, k, v, heads)
+                text, seen = attention_and_probabilities(q, k, v, heads)
                 maps.append((seen, coverage))
                 return text + subject_attention(q, key, value, coverage, heads)
 

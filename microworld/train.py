@@ -27,6 +27,7 @@ from microworld.family_training import (
     PREFIXES,
     Family,
     Guidance,
+    Map,
     Vocabulary,
     edges_in_cells,
     make_host_trainable,
@@ -186,8 +187,8 @@ class Prediction:
 
     batch: Batch
     error: Tensor  # [n] of the noise
-    edges: Tensor  # see Family.edge_error
-    maps: Tensor  # see Family.map_error
+    tokens: Tensor  # see Family.image_tokens
+    maps: list[Map]
 
 
 def predict(family: Family, pools: dict[str, Pool], g: Generator, **shares: Any) -> Prediction:
@@ -195,12 +196,8 @@ def predict(family: Family, pools: dict[str, Pool], g: Generator, **shares: Any)
     batch = draw_batch(pools, g, **shares).to(family.device)
     tokens = family.image_tokens(batch.guidance)
     noise, maps = family(batch.noisy, batch.time, batch.texts, batch.guidance, tokens)
-    return Prediction(
-        batch,
-        (noise - batch.noise).square().mean((1, 2, 3)),
-        family.edge_error(tokens, batch.guidance),
-        family.map_error(maps, batch.texts, batch.guidance),
-    )
+    error = (noise - batch.noise).square().mean((1, 2, 3))
+    return Prediction(batch, error, tokens, maps)
 
 
 class Attributes(nn.Module):
@@ -304,14 +301,17 @@ def train_base(folder: Path, minutes: float, scenes: float, device: torch.device
             full_caption=(0.2, 0.95),
             no_masks=0.1,
         )
-        error, guided = made.error, made.batch.guidance.present.any(1)
+        batch, error = made.batch, made.error
+        edges = family.edge_error(made.tokens, batch.guidance)
+        maps = family.map_error(made.maps, batch.texts, batch.guidance)
+        guided = batch.guidance.present.any(1)
         trainer.update(
-            (error * made.batch.weight).mean() + 0.1 * made.edges + made.maps,
+            (error * batch.weight).mean() + 0.1 * edges + maps,
             BATCH,
             guided=error[guided].mean(),
             text=error[~guided].mean() if (~guided).any() else error.mean(),
-            edges=made.edges,
-            maps=made.maps,
+            edges=edges,
+            maps=maps,
         )
 
 
