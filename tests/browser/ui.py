@@ -118,10 +118,17 @@ class Ui:
         """Forget what earlier tests did, and load the example workflow with two boxes."""
         self.errors.clear()
         self.set_mode(self.mode)
+        self.leave_subgraph()
         self.load(workflow(subjects=TWO))
         pressed = self.element(".msd-button[aria-pressed=true]")
         while pressed.count():  # Snap and Cells hold for the whole page
             pressed.first.click()
+
+    def leave_subgraph(self) -> None:
+        """Show the root graph; a workflow that is loaded inside a subgraph gets lost."""
+        if self.page.evaluate("() => app.canvas.graph !== app.rootGraph"):
+            self.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+            self.page.wait_for_timeout(500)  # the host follows by the page's address
 
     def load(self, saved: dict[str, Any], scale: float = 1.0) -> None:
         """Load a workflow, and bring its layout to the middle of the window."""
