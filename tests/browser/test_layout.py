@@ -354,7 +354,7 @@ def test_thumbnails_are_live_and_come_from_the_last_run(ui: Ui) -> None:
         node.getInputNode(slot).connect(0, invert, 0);
         invert.connect(0, node, slot);"""
     )
-    ui.until(lambda: thumbs.nth(0).get_attribute("src") is None)
+    ui.until(lambda: thumbs.nth(0).get_attribute("data-missing") == "true")
     _, outputs = ui.run()
     (sent,) = (o["msd_references"] for o in outputs.values() if "msd_references" in o)
     ui.until(lambda: sent[0] in (thumbs.nth(0).get_attribute("src") or ""))

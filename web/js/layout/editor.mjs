@@ -18,6 +18,8 @@ import {
   writeValue,
 } from "./value.mjs";
 
+// One clear pixel: without a source the browser would draw its sign of a broken picture.
+const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
 const HANDLE = 8; // how near an edge is grabbed, in pixels of the canvas
 const FINGER = 18; // the same by touch
 const STILL = 3; // a pointer that moves less is a click, in pixels of the screen
@@ -308,8 +310,8 @@ export class LayoutEditor {
     row.setAttribute("aria-current", String(index === this.selected));
     if (phrase !== document.activeElement) phrase.value = subject.phrase;
     if (weight !== document.activeElement) weight.value = String(subject.weight);
-    if (image?.src) thumb.src = image.src;
-    else thumb.removeAttribute("src");
+    thumb.src = image?.src || BLANK;
+    thumb.dataset.missing = String(!image?.src);
     thumb.alt = this.host.text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
     thumb.title = thumb.alt;
     const kind = region ? "mask" : box ? "box" : "noBox";
