@@ -58,6 +58,16 @@ def load_host() -> dict[str, Any]:
     return host_nodes.NODE_CLASS_MAPPINGS
 
 
+def run_node(nodes: dict[str, Any], name: str, *args: Any, **inputs: Any) -> Any:
+    """A node's outputs, by whichever of the host's two interfaces it has."""
+    kind = nodes[name]
+    if hasattr(kind, "define_schema"):
+        given = kind.execute(*args, **inputs)
+    else:
+        given = getattr(kind(), kind.FUNCTION)(*args, **inputs)
+    return getattr(given, "result", given)
+
+
 class Sampler:
     """The family, loaded by the host's stock loaders, and the workflow of the examples.
 
@@ -169,9 +179,5 @@ class Sampler:
         return image[0].movedim(-1, 0).clamp(0, 1)
 
     def _run(self, node: str, **inputs: Any) -> Any:
-        """A node's outputs, by whichever of the host's two interfaces it has."""
-        kind = self.nodes[node]
         with torch.no_grad():
-            if hasattr(kind, "define_schema"):
-                return kind.execute(**inputs).result
-            return getattr(kind(), kind.FUNCTION)(**inputs)
+            return run_node(self.nodes, node, **inputs)

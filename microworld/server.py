@@ -106,6 +106,20 @@ class Server:
     def get_json(self, path: str) -> Any:
         return json.loads(self.get(path))
 
+    def post(self, path: str, body: Any = None) -> bytes:
+        """Raises PromptError: the server refused what was posted."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            json.dumps(body or {}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            details = json.loads(error.read())
+            raise PromptError(f"The server refused the prompt: {details}", details) from error
+
     def workflow(self, path: Path) -> dict[str, Any]:
         """A workflow file in API form."""
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +149,8 @@ class Server:
             f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=RUN_SECONDS
         )
         try:
-            prompt_id = self._post({"prompt": prompt, "client_id": self.client})["prompt_id"]
+            body = {"prompt": prompt, "client_id": self.client}
+            prompt_id = json.loads(self.post("/prompt", body))["prompt_id"]
             while True:
                 try:
                     message = listener.recv()
@@ -166,19 +181,6 @@ class Server:
     def picture(self, entry: dict[str, str]) -> bytes:
         """A picture that a node has given the user interface."""
         return self.get("/view", **entry)
-
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/prompt",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            details = json.loads(error.read())
-            raise PromptError(f"The server refused the prompt: {details}", details) from error
 
     def _wait_until_up(self) -> None:
         end = time.monotonic() + START_SECONDS

@@ -42,8 +42,9 @@ def sample(
     sampler: str = "euler", sigmas: torch.Tensor = SIGMAS,
 ) -> torch.Tensor:  # fmt: skip
     start = noise(seed, batch, 4, height, width)
+    # A copy of the sigmas: UniPC writes into them.
     return guider.sample(
-        start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas,
+        start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas.clone(),
         disable_pbar=True, seed=seed,
     )  # fmt: skip
 
@@ -55,9 +56,10 @@ def with_watch(model: Any, *positive_seeds: int) -> tuple[Any, list[tuple[list[b
     firsts = [seed / 64 for seed in positive_seeds]
 
     def watch(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        out = executor(*args, **kwargs)
         options = {**args[5], "patches_replace": {}}
-        bare = executor(*args[:5], options, **kwargs)
+        control = {k: list(v) for k, v in (args[4] or {}).items()} or None  # the UNet empties it
+        out = executor(*args, **kwargs)
+        bare = executor(*args[:4], control, options, **kwargs)
         changed = (out != bare).flatten(1).any(1).tolist()
         calls.append((changed, [row[0, 0].item() in firsts for row in args[2]]))
         return out

@@ -3,17 +3,26 @@
 UPDATE_DOCS=1 writes the page; otherwise it must say what the tests find.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.gligen
 import comfy.samplers
 import pytest
 import torch
-from conftest import ROOT
+from comfy.model_patcher import ModelPatcher
+from comfy.t2i_adapter.adapter import Adapter
+from models import build_sdxl
+from pages import keep_page
 from sampling import (
     LEFT,
+    MIDDLE,
+    NEGATIVE,
     POSITIVE,
     RIGHT,
     assert_only_positive_rows_changed,
@@ -25,7 +34,8 @@ from sampling import (
     with_watch,
 )
 
-PAGE = ROOT / "docs" / "composition.md"
+from microworld.host import run_node
+
 HEAD = """# What it was combined with
 
 Written by `tests/host/test_composition.py` (`UPDATE_DOCS=1`), which runs every row in the real host
@@ -33,6 +43,9 @@ on a tiny SDXL-shaped model. In every row only the positive prompt's rows feel t
 Apply at weight 0 leaves the picture without it as it is, bit by bit. Where a node patches the
 model, it and MSD Apply each change the picture by themselves, both change it further together, and
 their order doesn't matter.
+
+LoRA and ControlNet from files, and a LoRA on CLIP, run in `tests/host/test_workflows.py`. GLIGEN
+has no files for SDXL; its row shows that a model of its form, made for this test, goes well.
 
 | partner | in the graph | |
 | --- | --- | --- |
@@ -51,13 +64,7 @@ class Partner:
 
 
 def node(name: str, **inputs: Any) -> Callable[[Any, Any], Any]:
-    def patch(registry: Any, model: Any) -> Any:
-        kind = registry[name]
-        if hasattr(kind, "define_schema"):
-            return kind.execute(model, **inputs)[0]
-        return getattr(kind(), kind.FUNCTION)(model, **inputs)[0]
-
-    return patch
+    return lambda registry, model: run_node(registry, name, model, **inputs)[0]
 
 
 def lora(registry: Any, model: Any) -> Any:
@@ -100,6 +107,36 @@ def hooked(registry: Any, model: Any) -> Any:
     return patched
 
 
+def hypernetwork(registry: Any, model: Any) -> Any:
+    """HypernetworkLoader with a file for the context's width."""
+    import folder_paths
+
+    folder = Path(folder_paths.get_temp_directory()) / "hypernetworks"
+    folder.mkdir(exist_ok=True)
+    folder_paths.add_model_folder_path("hypernetworks", str(folder))
+    layers = [
+        {"linear.0.weight": noise(seed, 64, 64) * 0.1, "linear.0.bias": torch.zeros(64)}
+        for seed in (5, 6)
+    ]
+    torch.save({"activation_func": "linear", 64: layers}, folder / "tiny.pt")
+    return node("HypernetworkLoader", hypernetwork_name="tiny.pt", strength=1.0)(registry, model)
+
+
+def cloned_for_a_gpu(registry: Any, model: Any) -> Any:
+    """The copy that MultiGPU CFG Split makes of a model for each further GPU."""
+    if not hasattr(model, "deepclone_multigpu"):
+        pytest.skip("This host has no MultiGPU CFG Split yet.")
+
+    def load() -> Any:
+        fresh = build_sdxl()
+        fresh.model.load_state_dict(model.model.state_dict())
+        return fresh
+
+    model = model.clone()
+    model.cached_patcher_init = (load, ())
+    return model.deepclone_multigpu(torch.device("cpu"))
+
+
 DOWN = {
     "block_number": 3,
     "downscale_factor": 2.0,
@@ -132,6 +169,12 @@ PARTNERS = (
     Partner("TCFG", node("TCFG")),
     Partner("FreSca", node("FreSca", scale_low=1.0, scale_high=1.25, freq_cutoff=4)),
     Partner("Mahiro", node("Mahiro")),
+    Partner("PerpNeg", node("PerpNeg", empty_conditioning=cond(MIDDLE), neg_scale=1.0)),
+    Partner("HypernetworkLoader", hypernetwork),
+    Partner(
+        "MultiGPU_WorkUnits", node("MultiGPU_WorkUnits", max_gpus=2), "there is one device", False
+    ),
+    Partner("a MultiGPU clone", cloned_for_a_gpu, "its own weights, on the CPU", acts=False),
     Partner("PatchModelAddDownscale", node("PatchModelAddDownscale", **DOWN), "deep shrink"),
     Partner(
         "UNetCrossAttentionMultiply", node("UNetCrossAttentionMultiply", q=1, k=1, v=0.8, out=1)
@@ -145,16 +188,30 @@ PARTNERS = (
 @pytest.fixture(scope="module", autouse=True)
 def page() -> Iterator[None]:
     yield
-    rows = [f"| {name} | {words} |" for name, words in found.items()]
-    text = HEAD + "\n".join(rows) + "\n"
-    if os.environ.get("UPDATE_DOCS"):
-        PAGE.write_text(text, encoding="utf-8")
-    said = PAGE.read_text(encoding="utf-8")
-    assert [row for row in rows if row not in said] == [], "run with UPDATE_DOCS=1"
+    keep_page("composition.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
 
 
 def differ(first: torch.Tensor, second: torch.Tensor) -> bool:
     return bool((first - second).abs().max() > 1e-3 * first.abs().max())
+
+
+@pytest.fixture
+def acts(plain: Any, apply: Any, subjects: Any) -> Callable[..., Any]:
+    """See that MSD Apply acts on the positive rows alone, and at weight 0 on nothing. `picture`:
+    model -> latent. Returns the picture without it, with it, and how often the UNet was called."""
+
+    def check(
+        picture: Callable[[Any], torch.Tensor], positives: tuple[int, ...] = (POSITIVE,)
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        nothing = picture(plain)
+        assert torch.equal(picture(apply(plain, subjects(LEFT, RIGHT), 0.0)), nothing)
+        watched, calls = with_watch(apply(plain, subjects(LEFT, RIGHT), 0.8), *positives)
+        out = picture(watched)
+        assert differ(out, nothing)
+        assert_only_positive_rows_changed(calls)
+        return nothing, out, len(calls)
+
+    return check
 
 
 @pytest.mark.parametrize("partner", PARTNERS, ids=lambda partner: partner.name)
@@ -188,18 +245,65 @@ SAMPLERS = ("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2m"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_samplers(plain: Any, apply: Any, subjects: Any, sampler: str) -> None:
+def test_samplers(acts: Any, sampler: str) -> None:
     def picture(model: Any) -> torch.Tensor:
         torch.manual_seed(0)
         cfg = 1.0 if sampler == "lcm" else 7.5
         return sample(guide(model, cfg=cfg), sampler=sampler, sigmas=SIGMAS)
 
-    nothing, ours = picture(plain), apply(plain, subjects(LEFT, RIGHT), 0.8)
-    assert torch.equal(picture(apply(plain, subjects(LEFT, RIGHT), 0.0)), nothing)
-    watched, calls = with_watch(ours, POSITIVE)
-    assert differ(picture(watched), nothing)
-    assert_only_positive_rows_changed(calls)
-    found[f"sampler {sampler}"] = f"{len(calls)} calls in 2 steps |"
+    *_, calls = acts(picture)
+    found[f"sampler {sampler}"] = f"{calls} calls in 2 steps |"
+
+
+GUIDERS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    "BasicGuider": lambda model: (model, cond(POSITIVE)),
+    "CFGGuider": lambda model: (model, cond(POSITIVE), cond(NEGATIVE), 5.0),
+    "DualCFGGuider": lambda model: (
+        *(model, cond(POSITIVE), cond(MIDDLE), cond(NEGATIVE)),
+        *(5.0, 3.0, "regular"),
+    ),
+    "DualModelGuider": lambda model: (
+        *(model, cond(POSITIVE), 5.0),
+        *(model.clone(), cond(NEGATIVE)),
+    ),
+    "PerpNegGuider": lambda model: (model, cond(POSITIVE), cond(NEGATIVE), cond(MIDDLE), 5.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", GUIDERS)
+def test_guiders(registry: Any, acts: Any, name: str) -> None:
+    if name not in registry:
+        pytest.skip(f"This host has no {name} yet.")
+
+    def picture(model: Any) -> torch.Tensor:
+        (guider,) = run_node(registry, name, *GUIDERS[name](model))
+        (drawn,) = run_node(registry, "RandomNoise", 1)
+        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        sampler = comfy.samplers.sampler_object("euler")
+        node = "SamplerCustomAdvanced"
+        return run_node(registry, node, drawn, guider, sampler, SIGMAS, latent)[0]["samples"]
+
+    *_, calls = acts(picture)
+    found[f"SamplerCustomAdvanced with {name}"] = f"{calls} calls in 2 steps |"
+
+
+SHAPES = {  # rows and columns of cells, pictures
+    "square, 1 picture": (16, 16, 1),
+    "2:3, 2 pictures": (24, 16, 2),
+    "9:16, 3 pictures": (32, 18, 3),
+    "odd multiples of 8 pixels, 4 pictures": (13, 21, 4),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sizes_and_batches(acts: Any, name: str) -> None:
+    height, width, batch = SHAPES[name]
+
+    def picture(model: Any) -> torch.Tensor:
+        return sample(guide(model), height, width, batch, sigmas=SIGMAS)
+
+    acts(picture)
+    found[name] = f"{8 * height} x {8 * width} pixels |"
 
 
 def hook_lora(registry: Any, positive: Any, model: Any) -> Any:
@@ -215,19 +319,49 @@ def hook_lora(registry: Any, positive: Any, model: Any) -> Any:
     hooks = comfy.hooks.create_hook_lora(lora=sd, strength_model=1.0, strength_clip=0.0)
     group = comfy.hooks.HookKeyframeGroup()
     group.add(comfy.hooks.HookKeyframe(strength=0.0, start_percent=0.0))
-    group.add(comfy.hooks.HookKeyframe(strength=1.0, start_percent=0.5))
+    group.add(comfy.hooks.HookKeyframe(strength=1.0, start_percent=0.4))
     hooks.set_keyframes_on_hooks(group)
     return comfy.hooks.set_hooks_for_conditioning(positive, hooks)
 
 
-def by_node(name: str, *inputs: Any, **more: Any) -> Callable[[Any, Any, Any], Any]:
-    def change(registry: Any, positive: Any, model: Any) -> Any:
-        kind = registry[name]
-        if hasattr(kind, "define_schema"):
-            return kind.execute(positive, *inputs, **more)[0]
-        return getattr(kind(), kind.FUNCTION)(positive, *inputs, **more)[0]
+def by_node(name: str, *inputs: Any) -> Callable[[Any, Any, Any], Any]:
+    return lambda registry, positive, model: run_node(registry, name, positive, *inputs)[0]
 
-    return change
+
+def filled(module: Any) -> Any:
+    """With drawn weights: the host leaves them as the memory was."""
+    for seed, parameter in enumerate(module.parameters()):
+        parameter.data = noise(seed, *parameter.shape) * 0.1
+    return module.eval()
+
+
+def controlled(kind: str, registry: Any, positive: Any, model: Any) -> Any:
+    """By a tiny ControlNet, or a T2I adapter, of SDXL's form."""
+    if kind == "ControlNet":
+        config = {k: v for k, v in model.model.model_config.unet_config.items()
+                  if k not in ("out_channels", "disable_unet_model_creation")}  # fmt: skip
+        net = comfy.cldm.cldm.ControlNet(hint_channels=3, **config)
+        control = comfy.controlnet.ControlNet(filled(net), load_device=torch.device("cpu"))
+    else:
+        net = Adapter(channels=[32, 64, 128, 128], nums_rb=2, cin=768, ksize=1, sk=True)
+        control = comfy.controlnet.load_t2i_adapter(filled(net).state_dict())
+    hint = noise(4, 1, 128, 128, 3).sigmoid()
+    return run_node(registry, "ControlNetApply", positive, control, hint, 1.0)[0]
+
+
+def gligen(registry: Any, positive: Any, model: Any) -> Any:
+    """A GLIGEN model of the UNet's form, and one text in a box."""
+    widths = [
+        m.proj_in.in_features
+        for m in model.model.diffusion_model.modules()
+        if m.__class__.__name__ == "SpatialTransformer"
+    ]
+    parts = [comfy.gligen.GatedSelfAttentionDense(w, 64, w // 64, 64) for w in widths]
+    net = comfy.gligen.Gligen(parts, comfy.gligen.PositionNet(64, 64), 64)
+    place = (noise(8, 1, 64), 8, 8, 4, 4)  # text, height, width, y, x
+    text, options = positive[0]
+    loaded = ModelPatcher(filled(net), torch.device("cpu"), torch.device("cpu"))
+    return [[text, {**options, "gligen": ("position", loaded, [place])}]]
 
 
 MASK = torch.zeros(1, 16, 16).index_fill(2, torch.arange(8), 1.0)
@@ -238,23 +372,27 @@ CONDITIONINGS = {
     "ConditioningSetArea": by_node("ConditioningSetArea", 64, 128, 32, 0, 1.0),
     "ConditioningSetMask": by_node("ConditioningSetMask", MASK, "default", 1.0),
     "ConditioningSetMask, bounds": by_node("ConditioningSetMask", MASK, "mask bounds", 1.0),
-    "ConditioningSetTimestepRange": by_node("ConditioningSetTimestepRange", 0.0, 0.7),
+    "ConditioningSetTimestepRange": by_node("ConditioningSetTimestepRange", 0.0, 0.4),
+    "ControlNetApply": partial(controlled, "ControlNet"),
+    "ControlNetApply with a T2I adapter": partial(controlled, "T2I"),
+    "GLIGEN": gligen,
     "scheduled LoRA by hooks": hook_lora,
 }
 
 
+SAME_ALONE = {"ConditioningAverage"}  # of a text with itself
+
+
 @pytest.mark.parametrize("name", CONDITIONINGS)
-def test_conditionings(registry: Any, plain: Any, apply: Any, subjects: Any, name: str) -> None:
+def test_conditionings(registry: Any, plain: Any, acts: Any, name: str) -> None:
     positive = CONDITIONINGS[name](registry, cond(POSITIVE), plain)
 
     def picture(model: Any) -> torch.Tensor:
         return sample(guide(model, positive), sigmas=SIGMAS)
 
-    nothing, ours = picture(plain), apply(plain, subjects(LEFT, RIGHT), 0.8)
-    assert torch.equal(picture(apply(plain, subjects(LEFT, RIGHT), 0.0)), nothing)
-    watched, calls = with_watch(ours, POSITIVE, POSITIVE + 100)
-    assert differ(picture(watched), nothing)
-    assert_only_positive_rows_changed(calls)
+    nothing, *_ = acts(picture, (POSITIVE, POSITIVE + 100))
+    if name not in SAME_ALONE:
+        assert differ(nothing, sample(guide(plain), sigmas=SIGMAS))
     found[name] = "on the positive prompt |"
 
 
@@ -262,7 +400,7 @@ HALF = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0])  # of the noise
 
 
 @pytest.mark.parametrize("name", ["img2img", "SetLatentNoiseMask", "DifferentialDiffusion"])
-def test_latents(registry: Any, plain: Any, apply: Any, subjects: Any, name: str) -> None:
+def test_latents(registry: Any, acts: Any, name: str) -> None:
     """From a picture at half the noise; in a part of it; and by a soft mask."""
     start = noise(7, 1, 4, 16, 16)
     mask = None if name == "img2img" else MASK * (0.5 if name == "DifferentialDiffusion" else 1)
@@ -275,12 +413,31 @@ def test_latents(registry: Any, plain: Any, apply: Any, subjects: Any, name: str
             denoise_mask=mask, disable_pbar=True, seed=1,
         )  # fmt: skip
 
-    nothing, ours = picture(plain), apply(plain, subjects(LEFT, RIGHT), 0.8)
-    assert torch.equal(picture(apply(plain, subjects(LEFT, RIGHT), 0.0)), nothing)
-    watched, calls = with_watch(ours, POSITIVE)
-    out = picture(watched)
-    assert differ(out, nothing)
-    assert_only_positive_rows_changed(calls)
+    nothing, out, _ = acts(picture)
     if name == "SetLatentNoiseMask":  # what is kept is kept
         assert_same(out[..., 8:], nothing[..., 8:])
     found[name] = "from a picture |"
+
+
+def test_previews(plain: Any, apply: Any, subjects: Any, monkeypatch: Any) -> None:
+    """The picture's preview after each step, and the same picture as without previews."""
+    import latent_preview
+    from comfy.cli_args import LatentPreviewMethod, args
+
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    model, start = apply(plain, subjects(LEFT, RIGHT)), noise(1, 1, 4, 16, 16)
+    previews, show = [], latent_preview.prepare_callback(model, len(SIGMAS) - 1)
+
+    def callback(step: int, x0: Any, x: Any, steps: int) -> None:
+        show(step, x0, x, steps)
+        previews.append(x0)
+
+    euler = comfy.samplers.sampler_object("euler")
+    shown, without = (
+        guide(model).sample(
+            start, start * 0, euler, SIGMAS, callback=tell, disable_pbar=True, seed=1
+        )
+        for tell in (callback, None)
+    )
+    assert len(previews) == 2 and torch.equal(shown, without)
+    found["previews"] = "latent2rgb | the same picture"

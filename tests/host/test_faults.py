@@ -4,13 +4,12 @@ after each a normal run gives the same picture as before. docs/faults.md is made
 UPDATE_DOCS=1 writes the page; otherwise it must say what the tests find.
 """
 
+import copy
 import itertools
 import json
 import os
 import pickle
 import re
-import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from pages import keep_page
 from PIL import Image
-from prompts import find, run
+from prompts import find, run, run_interrupted
 from safetensors.torch import load_file, save_file
 
 from microworld.server import PromptError, Server
 
-PAGE = ROOT / "docs" / "faults.md"
 HEAD = """# What goes wrong, and what is said
 
 Written by `tests/host/test_faults.py` (`UPDATE_DOCS=1`) from what a real server answered. After
@@ -46,11 +45,7 @@ def normal(server: Server) -> Iterator[np.ndarray]:
     from prompts import load
 
     yield run(server, load(server, ROOT / "example_workflows" / "Two subjects.json"))
-    rows = [f"| {name} | {words} |" for name, words in found.items()]
-    if os.environ.get("UPDATE_DOCS"):
-        PAGE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
-    said = PAGE.read_text(encoding="utf-8")
-    assert [row for row in rows if row not in said] == [], "run with UPDATE_DOCS=1"
+    keep_page("faults.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
 
 
 def inputs(prompt: Prompt, kind: str) -> dict[str, Any]:
@@ -62,10 +57,13 @@ def subjects(prompt: Prompt) -> list[dict[str, Any]]:
 
 
 class Bomb:
-    """Runs code when it is unpickled."""
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
 
     def __reduce__(self) -> Any:
-        return os.system, ("touch /tmp/msd_bomb",)
+        return os.system, (f"touch {self.made}",)
 
 
 def adapter(make: Callable[[Path, Path], str]) -> Callable[[Prompt, Server], None]:
@@ -78,7 +76,7 @@ def adapter(make: Callable[[Path, Path], str]) -> Callable[[Prompt, Server], Non
     return change
 
 
-GOOD = "ms_adapter_micro.safetensors"
+GOOD, EXPLODED = "ms_adapter_micro.safetensors", "exploded"
 
 
 def written(name: str, content: Callable[[bytes], bytes]) -> Callable[[Prompt, Server], None]:
@@ -87,6 +85,11 @@ def written(name: str, content: Callable[[bytes], bytes]) -> Callable[[Prompt, S
         return name
 
     return adapter(make)
+
+
+def bomb(folder: Path, good: Path) -> str:
+    (folder / "bomb.bin").write_bytes(pickle.dumps(Bomb(folder / EXPLODED)))
+    return "bomb.bin"
 
 
 def with_nan(folder: Path, good: Path) -> str:
@@ -186,7 +189,7 @@ HUGE = json.dumps({"version": 1, "subjects": [{"phrase": "x" * 100, "box": [0, 0
 FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "adapter file cut in half": written("half.safetensors", lambda data: data[: len(data) // 2]),
     "adapter file of no bytes": written("empty.safetensors", lambda data: b""),
-    "adapter .bin that runs code": written("bomb.bin", lambda data: pickle.dumps(Bomb())),
+    "adapter .bin that runs code": adapter(bomb),
     "adapter whose header lies about sizes": written(
         "lies.safetensors", lambda data: (10**12).to_bytes(8, "little") + data[8:]
     ),
@@ -231,7 +234,7 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_it_is_told_or_runs(server: Server, prompt: Prompt, normal: np.ndarray, name: str) -> None:
-    good = json.loads(json.dumps(prompt))
+    good = copy.deepcopy(prompt)
     FAULTS[name](prompt, server)
     try:
         made = run(server, prompt)
@@ -241,7 +244,7 @@ def test_it_is_told_or_runs(server: Server, prompt: Prompt, normal: np.ndarray, 
     else:
         assert np.isfinite(made).all() and made.std() > 1
         found[name] = "runs"
-    assert not Path("/tmp/msd_bomb").exists()
+    assert not (server.base / "models" / "ms_diffusion" / EXPLODED).exists()
     assert_normal(server, good, normal)
 
 
@@ -266,27 +269,15 @@ def assert_normal(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 2.0])
 def test_interrupted(server: Server, prompt: Prompt, normal: np.ndarray, seconds: float) -> None:
     """At the begin of a run, where encoding and grounding are, and while it samples."""
-    good = json.loads(json.dumps(prompt))
+    good = copy.deepcopy(prompt)
     inputs(prompt, "KSampler")["steps"] = 2000
     subjects(prompt)[0]["phrase"] = f"star {next(fresh)}"  # nothing from the cache
-
-    def stop() -> None:
-        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/interrupt", data=b"")
-
-    timer = threading.Timer(seconds, stop)
-    timer.start()
-    with pytest.raises(PromptError, match="interrupted"):
-        server.run(prompt)
-    timer.join()
+    run_interrupted(server, prompt, seconds)
     assert_normal(server, good, normal)
 
 
 def test_freed_models_come_back(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
-    body = json.dumps({"unload_models": True, "free_memory": True}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/free", body, {"Content-Type": "application/json"}
-    )
-    urllib.request.urlopen(request)
+    server.post("/free", {"unload_models": True, "free_memory": True})
     assert_normal(server, prompt, normal)
 
 

@@ -3,18 +3,16 @@
 SOAK_PROMPTS says how many (30 unless told); 300 and UPDATE_DOCS=1 write docs/soak.md.
 """
 
-import json
+import copy
 import os
 import random
-import threading
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from prompts import find, run
+from prompts import find, run, run_interrupted
 
 from microworld.server import PromptError, Server
 
@@ -53,7 +51,7 @@ def test_soak(server: Server, prompt: dict[str, Any]) -> None:
     early, memory = max(5, COUNT // 6), {}
     for number in range(1, COUNT + 1):
         key = (draw.choice(SIZES), draw.choice(PLACES), draw.randrange(3))
-        asked = json.loads(json.dumps(prompt))
+        asked = copy.deepcopy(prompt)
         change(asked, *key)
         sampler = asked[find(asked, "KSampler")]["inputs"]
         if number % 20 == 7:
@@ -63,14 +61,7 @@ def test_soak(server: Server, prompt: dict[str, Any]) -> None:
             bad += 1
         elif number % 20 == 13:
             sampler["steps"] = 2000
-            address = f"http://127.0.0.1:{server.port}/interrupt"
-            timer = threading.Timer(
-                draw.uniform(0.1, 1.0), urllib.request.urlopen, (address,), {"data": b""}
-            )
-            timer.start()
-            with pytest.raises(PromptError, match="interrupted"):
-                server.run(asked)
-            timer.join()
+            run_interrupted(server, asked, draw.uniform(0.1, 1.0))
             interrupted += 1
         else:
             sampler["cfg"] += 1e-6 * number  # nothing comes from the host's cache
