@@ -3,6 +3,7 @@ installs all that it needs."""
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,8 @@ BOTH_CORES = ("-v", "-n", "2", "--dist", "loadfile")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # What would make code or markup of text that comes from a workflow.
 UNSAFE = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function")
+# What would reach the network or start programs.
+FOREIGN = re.compile(r"^\s*(?:import|from) (aiohttp|http|requests|socket|subprocess|urllib)", re.M)
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 
@@ -99,6 +102,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("ruff", "check", "--select", "S102,S307,E702", ".")
+    session.run("bandit", "--quiet", "--recursive", "__init__.py", "msd_core", "nodes")
     session.run("pyright")
     session.env["DO_NOT_TRACK"] = "1"
     # The registry's validation only warns, so its words are read.
@@ -128,6 +132,13 @@ def lint(session: nox.Session) -> None:
     for path in (ROOT / "web" / "js").rglob("*.*js"):
         if found := [word for word in UNSAFE if word in path.read_text(encoding="utf-8")]:
             session.error(f"{path.name} uses {found}; text of a workflow must stay text.")
+    for path in [
+        ROOT / "__init__.py",
+        *(ROOT / "msd_core").glob("*.py"),
+        *(ROOT / "nodes").glob("*.py"),
+    ]:
+        if found := FOREIGN.findall(path.read_text(encoding="utf-8")):
+            session.error(f"{path.name} imports {found}; the pack opens no network.")
 
 
 def _install(session: nox.Session, *groups: str, version: str = CURRENT) -> Path:

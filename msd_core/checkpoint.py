@@ -9,7 +9,7 @@ format of safetensors: https://github.com/huggingface/safetensors#format
 import argparse
 import json
 import os
-import pickle
+import pickle  # nosec B403
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path

@@ -104,6 +104,14 @@ def a_folder(folder: Path, good: Path) -> str:
     return "folder.safetensors"
 
 
+def without_permission(folder: Path, good: Path) -> str:
+    if os.geteuid() == 0:
+        pytest.skip("Everything is permitted to the user root.")
+    (folder / "locked.safetensors").write_bytes(good.read_bytes())
+    (folder / "locked.safetensors").chmod(0)
+    return "locked.safetensors"
+
+
 def dangling(folder: Path, good: Path) -> str:
     (folder / "dangling.safetensors").unlink(missing_ok=True)
     (folder / "dangling.safetensors").symlink_to(folder / "gone")
@@ -195,6 +203,7 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     ),
     "adapter with a NaN": adapter(with_nan),
     "a folder in place of the adapter": adapter(a_folder),
+    "adapter without permission": adapter(without_permission),
     "a link to nowhere in place of the adapter": adapter(dangling),
     "adapter outside the model folders": adapter(lambda folder, good: "../../secret.bin"),
     "adapter file named 适配器 a b.safetensors": written(
@@ -266,6 +275,24 @@ def assert_normal(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
     assert abs(run(server, prompt) - normal).max() <= 1
 
 
+def test_a_file_replaced_between_two_runs(
+    server: Server, prompt: Prompt, normal: np.ndarray
+) -> None:
+    """The new file is read, and the old one again when it is back."""
+    folder = server.base / "models" / "ms_diffusion"
+    kept, changed = (folder / GOOD).read_bytes(), load_file(folder / GOOD)
+    for key in changed:
+        if key.endswith("to_v_ip.weight"):
+            changed[key] *= 3
+    try:
+        save_file(changed, folder / GOOD)
+        assert abs(run(server, prompt) - normal).max() > 1
+    finally:
+        (folder / GOOD).write_bytes(kept)
+    assert_normal(server, prompt, normal)
+    found["adapter file replaced between two runs"] = "the new file is read"
+
+
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 2.0])
 def test_interrupted(server: Server, prompt: Prompt, normal: np.ndarray, seconds: float) -> None:
     """At the begin of a run, where encoding and grounding are, and while it samples."""
@@ -279,6 +306,32 @@ def test_interrupted(server: Server, prompt: Prompt, normal: np.ndarray, seconds
 def test_freed_models_come_back(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})
     assert_normal(server, prompt, normal)
+
+
+# How far each may be from the normal picture, as a share of what the subjects change. --lowvram and
+# --novram are for GPUs: the host takes one of them or --cpu.
+WAYS = {
+    "--disable-smart-memory --fp16-unet": 0.02,
+    "--bf16-unet --bf16-text-enc": 0.1,
+    "--force-fp32 --fp8_e4m3fn-unet": 0.5,
+}
+
+
+@pytest.mark.parametrize("flags", WAYS)
+def test_other_ways_of_running(
+    server: Server, prompt: Prompt, normal: np.ndarray, tmp_path: Path, flags: str
+) -> None:
+    """The same picture but for the precision, and the subjects are in it."""
+    for folder in ("models", "input"):
+        (tmp_path / folder).symlink_to(server.base / folder)
+    with Server(server.host, tmp_path, tuple(flags.split())) as other:
+        made = run(other, prompt)
+        inputs(prompt, "MSDApply")["weight"] = 0.0
+        without = run(other, prompt)
+    error, effect = abs(made - normal).mean(), abs(made - without).mean()
+    print(f"{flags}: {error / effect:.4f}")
+    assert error <= WAYS[flags] * effect and effect > 1
+    found[f"ComfyUI with {flags}"] = "runs"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("of another node"), torch.OutOfMemoryError("no")])
