@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from microworld.scenes import BACKGROUNDS, COLOURS, MOST, SHAPES, SIZES, TEXTURES
 from msd_core import MSAdapter
 from msd_core.attention import subject_attention
+from msd_core.auto_layout import AutoLayout
 from msd_core.layout import box_coverage
 from msd_core.resampler import FOURIER_WIDTH, GroundingResampler
 from msd_core.sdxl import cross_attentions
@@ -114,6 +115,7 @@ class Guidance:
     boxes: Tensor  # [n, MOST, 4]; zeros where no subject is, or none is to be drawn
     drop_grounding: Tensor  # [n] bool
     without_masks: Tensor  # [n] bool: every query sees every subject
+    auto_layout: Tensor  # [n] bool: each layer's queries see the subjects whose phrase they look at
 
     @property
     def present(self) -> Tensor:
@@ -204,6 +206,14 @@ class Family(nn.Module):
         all_tokens = tokens.new_zeros(*present.shape, *tokens.shape[1:])
         return all_tokens.index_put((present,), tokens).flatten(1, 2)
 
+    def phrase_places(self, texts: Sequence[str], guidance: Guidance) -> Tensor:
+        """Bool [n, MOST, 77], where each text holds each subject's phrase."""
+        rows = self.vocabulary.encode(texts)[0][guidance.present.cpu().nonzero()[:, 0]]
+        found = rows == self.vocabulary.word_rows(guidance.phrases)[:, None]
+        places = torch.zeros(*guidance.present.shape, LENGTH, dtype=torch.bool, device=self.device)
+        places[guidance.present] = found.to(self.device)
+        return places
+
     def edge_error(self, tokens: Tensor, guidance: Guidance) -> Tensor:
         """How badly the grounded subjects' `image_tokens` tell the edges of their boxes."""
         grounded = guidance.present & ~guidance.drop_grounding[:, None]
@@ -216,15 +226,9 @@ class Family(nn.Module):
     def map_error(self, maps: list[Map], texts: Sequence[str], guidance: Guidance) -> Tensor:
         """How far the text attention is from looking at each subject's phrase inside its box and
         nowhere else, as SDXL's comes to do by itself."""
-        rows, _, _ = self.vocabulary.encode(texts)
-        scene, subject = guidance.present.cpu().nonzero().unbind(1)
-        found = rows[scene] == self.vocabulary.word_rows(guidance.phrases)[:, None]  # [m, 77]
-        counted = found.any(1) & ~guidance.without_masks.cpu()[scene]
-        scene, subject, found = scene[counted], subject[counted], found[counted].to(self.device)
-        errors = [
-            (seen.mean(1)[scene] * found[:, None]).sum(-1) - LOOK * coverage[scene, subject]
-            for seen, coverage in maps
-        ]
+        places = self.phrase_places(texts, guidance)
+        counted = places.any(-1) & ~guidance.without_masks[:, None]
+        errors = [(look_at(seen, places) - LOOK * coverage)[counted] for seen, coverage in maps]
         flat = torch.cat([error.flatten() for error in errors]).square()
         return flat.sum() / max(1, flat.numel())
 
@@ -249,7 +253,8 @@ class Family(nn.Module):
         keys_values = self.adapter.keys_and_values(tokens)
         coverages = [guidance.coverage(height // edge, width // edge) for edge in (8, 16)]
         y = torch.cat([pooled, sizes], -1)
-        return self.denoise(noisy, time.float(), context, y, keys_values, coverages)
+        followed = guidance.auto_layout[:, None, None] & self.phrase_places(texts, guidance)
+        return self.denoise(noisy, time.float(), context, y, keys_values, coverages, followed)
 
     def denoise(
         self,
@@ -259,9 +264,11 @@ class Family(nn.Module):
         y: Tensor,
         keys_values: list[tuple[Tensor, Tensor]],
         coverages: list[Tensor],
+        followed: Tensor,
     ) -> tuple[Tensor, list[Map]]:
         """The UNet, with the image branch beside each text cross-attention. `coverages` are
-        [n, MOST, cells] of the levels, the largest first."""
+        [n, MOST, cells] of the levels, the largest first; subjects with a place in `followed`, bool
+        [n, MOST, 77], are where the layer looks at those places instead."""
         maps: list[Map] = []
 
         def image_branch(key: Tensor, value: Tensor) -> Any:
@@ -270,6 +277,9 @@ class Family(nn.Module):
                 (coverage,) = (c for c in coverages if c.shape[-1] == q.shape[1])
                 text, seen = attention_and_probabilities(q, k, v, heads)
                 maps.append((seen, coverage))
+                layout = AutoLayout(threshold=0.5)
+                layout.add(look_at(seen.detach(), followed))
+                coverage = torch.where(followed.any(-1, True), layout.coverage(), coverage)
                 return text + subject_attention(q, key, value, coverage, heads)
 
             return attend
@@ -293,6 +303,12 @@ class Family(nn.Module):
             final_layer_norm_intermediate=False,
         )
         return hidden, projected, pooled
+
+
+def look_at(seen: Tensor, places: Tensor) -> Tensor:
+    """Probabilities [n, heads, cells, 77] and bool [n, MOST, 77] -> [n, MOST, cells], how much each
+    cell looks at each subject's places."""
+    return places.to(seen) @ seen.mean(1).transpose(1, 2)
 
 
 def edges_in_cells(boxes: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ from microworld.train_vae import load_vae, train_vae
 from microworld.trainer import Trainer, load_average
 
 POOL = {"square": 16384, "upright": 2560, "wide": 2560}
-OTHER_SIZES = 0.2  # share of the steps that show upright or wide pictures
+OTHER_SIZES = 0.4  # share of the steps that show upright or wide pictures
+AUTO_LAYOUT_TIME = 800  # of 1000, about where auto layout starts by default
 BATCH = 16
 
 
@@ -126,6 +127,7 @@ def draw_batch(
     no_both: float,
     full_caption: tuple[float, float],
     no_masks: float,
+    auto_layout: float,
 ) -> Batch:
     """A batch with its drops.
 
@@ -133,6 +135,8 @@ def draw_batch(
         no_text, no_image, no_both: shares of samples without a caption, references, or either.
         full_caption: share of captions that name the looks, with references and without.
         no_masks: share of samples whose references are seen everywhere.
+        auto_layout: share of the later times whose references are seen where the text attention
+            looks.
     """
 
     def chance(share: float) -> Tensor:
@@ -157,6 +161,9 @@ def draw_batch(
         + caption(looks[i], boxes[i], int(pool.background[rows[i]]), bool(full[i]))
         for i in range(BATCH)
     ]
+    # One time in each BATCH-th of the range: less chance in how hard a batch is.
+    place = torch.randperm(BATCH, generator=g) + torch.rand(BATCH, generator=g)
+    time_ = (place / BATCH * 1000).long()
     guided = boxes * ~without_image[:, None, None]
     present = guided.any(-1)
     shown = looks[present]
@@ -164,12 +171,10 @@ def draw_batch(
         draw_references(shown, g),
         [SHAPES[int(shape)] for shape in shown.shape],
         guided,
-        chance(0.1),
-        chance(no_masks),
+        drop_grounding=chance(0.1),
+        without_masks=chance(no_masks),
+        auto_layout=chance(auto_layout) & (time_ < AUTO_LAYOUT_TIME),
     )
-    # One time in each BATCH-th of the range: less chance in how hard a batch is.
-    place = torch.randperm(BATCH, generator=g) + torch.rand(BATCH, generator=g)
-    time_ = (place / BATCH * 1000).long()
     kept = KEPT[time_]
     noise = torch.randn(latents.shape, generator=g)
     share = kept[:, None, None, None]
@@ -218,7 +223,7 @@ class Attributes(nn.Module):
         boxes = self._draw_boxes(n, g)
         half, no = torch.rand(n, generator=g) < 0.5, torch.zeros(n, dtype=torch.bool)
         phrases = [SHAPES[int(shape)] for shape in looks.shape]
-        guidance = Guidance(draw_references(looks, g), phrases, boxes, half, no)
+        guidance = Guidance(draw_references(looks, g), phrases, boxes, half, no, no)
         guidance = guidance.to(self.family.device)
         tokens = self.family.image_tokens(guidance)
         shape, texture, colour, first = self.read_image(tokens.mean(1)).split(self.sizes, 1)
@@ -300,6 +305,7 @@ def train_base(folder: Path, minutes: float, scenes: float, device: torch.device
             no_both=0.05,
             full_caption=(0.2, 0.95),
             no_masks=0.1,
+            auto_layout=0.25,
         )
         batch, error = made.batch, made.error
         edges = family.edge_error(made.tokens, batch.guidance)
@@ -337,6 +343,7 @@ def train_adapter(
             no_both=0.05,
             full_caption=(0.25, 0.25),
             no_masks=0.0 if masks else 1.0,
+            auto_layout=0.0,
         )
         loss = (made.error * made.batch.weight).mean()
         trainer.update(loss, BATCH, error=made.error.mean())

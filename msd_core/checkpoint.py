@@ -116,8 +116,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """Flat key -> tensor, and the file's metadata."""
     if path.suffix.lower() not in (".safetensors", ".sft"):
         return _pickled(path, mapped=False), {}
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file.")
+    _check_readable(path)
     try:
         opened: Any = safe_open(path, framework="pt")
         with opened as file:
@@ -128,10 +127,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
 
 
-def _pickled(path: Path, mapped: bool) -> dict[str, Tensor]:
-    """Flat key -> tensor of a pickle; `mapped` leaves the data on disk until it is touched."""
+def _check_readable(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file.")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path} can't be read: its permissions don't allow it.")
+
+
+def _pickled(path: Path, mapped: bool) -> dict[str, Tensor]:
+    """Flat key -> tensor of a pickle; `mapped` leaves the data on disk until it is touched."""
+    _check_readable(path)
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             old = file.read(1) == b"\x80"  # a bare pickle, as torch wrote before 1.6
