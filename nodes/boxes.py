@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .subjects import Box
+from .subjects import MOST_SUBJECTS, Box
 
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 LAYOUT_VERSION = 1
-MOST_SUBJECTS = 16
 HEAVIEST = 10
 
 

@@ -9,11 +9,12 @@ from comfy_api.latest import io
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .subjects import MSDSubjects, Subject, Subjects
+from .subjects import Kept, MSDSubjects, Subject, Subjects
 
 # The research code stretches every reference to this before the encoder's own resizing.
 PUBLISHED_SIZE = 512
 _BACKGROUNDS = {"black": 0, "grey": 128}
+_kept = Kept()
 
 
 def prepare_photo(
@@ -122,7 +123,12 @@ def _features(clip_vision: object, subject: Subject, fit: str, background: str) 
         prepare_photo(photo, mask, fit, background, size)
         for photo, mask in zip(subject.photos, masks, strict=True)
     ]
-    output = clip_vision.encode_image(torch.stack(pictures), crop=False)  # type: ignore[attr-defined]
+    prepared = torch.stack(pictures)
+    return _kept.get(clip_vision, prepared, make=lambda: _encode(clip_vision, prepared))
+
+
+def _encode(clip_vision: object, pictures: Tensor) -> Tensor:
+    output = clip_vision.encode_image(pictures, crop=False)  # type: ignore[attr-defined]
     features = output["penultimate_hidden_states"]
     if features is None:
         raise ValueError(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -11,8 +12,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..msd_core import MSAdapter
-from .subjects import MSDAdapterType, MSDSubjects, Subjects
+from .subjects import Kept, MSDAdapterType, MSDSubjects, Subjects
 
+_kept = Kept()
 _ENCODERS = {1664: "CLIP-ViT-bigG-14", 1280: "CLIP-ViT-H-14", 1024: "CLIP-ViT-L-14"}
 
 
@@ -63,20 +65,24 @@ class MSDGroundReferences(io.ComfyNode):
                 f"{model.phrase_width}. Connect the CLIP of an SDXL checkpoint."
             )
         comfy.model_management.load_model_gpu(adapter)
-        device = adapter.load_device
         grounded = []
         for subject, feature, phrase in zip(subjects.subjects, features, phrases, strict=True):
             photos = len(feature)  # type: ignore[arg-type]
             # In float32: at half precision the box's Fourier features lose two decimals.
-            tokens = model.resampler(
-                feature.to(device, torch.float32),  # type: ignore[union-attr]
-                phrase.to(device, torch.float32).expand(photos, -1),
-                torch.tensor([subject.box] * photos, device=device),
-                torch.full((photos,), not use_grounding, device=device),
+            made_from = (
+                feature.float(),  # type: ignore[union-attr]
+                phrase.float().expand(photos, -1),
+                torch.tensor([subject.box] * photos),
+                torch.full((photos,), not use_grounding),
             )
-            tokens = tokens.to(comfy.model_management.intermediate_device())
+            tokens = _kept.get(adapter, *made_from, make=partial(_ground, adapter, *made_from))
             grounded.append(replace(subject, image_tokens=tokens))
         return io.NodeOutput(replace(subjects, subjects=tuple(grounded)))
+
+
+def _ground(adapter: Any, *made_from: Tensor) -> Tensor:
+    tokens = adapter.model.resampler(*(x.to(adapter.load_device) for x in made_from))
+    return tokens.to(comfy.model_management.intermediate_device())
 
 
 def phrase_embeds(clip: Any, phrases: Sequence[str]) -> Tensor:

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..msd_core.layout import mask_box
-from .boxes import MOST_SUBJECTS, NO_BOX, parse_boxes, parse_layout, pixel_box
+from .boxes import NO_BOX, parse_boxes, parse_layout, pixel_box
 from .layout_preview import draw_layout
-from .subjects import SHOWS_OUTPUT, WHOLE_PICTURE, MSDSubjects, Subject, Subjects
+from .subjects import MOST_SUBJECTS, SHOWS_OUTPUT, WHOLE_PICTURE, MSDSubjects, Subject, Subjects
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/layout.js names it
 THUMBNAIL = 128  # pixels of the longer edge

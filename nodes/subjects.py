@@ -1,7 +1,11 @@
 """What the one wire through the graph carries: the subjects, and what is known of each so far."""
 
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from comfy_api.latest import io
@@ -9,6 +13,7 @@ from torch import Tensor
 
 from ..msd_core.layout import box_coverage, mask_coverage
 
+MOST_SUBJECTS = 16
 Box = tuple[float, float, float, float]
 WHOLE_PICTURE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -62,6 +67,29 @@ class Subjects:
 
     subjects: tuple[Subject, ...]
     auto_layout: AutoLayoutSettings | None = None
+
+
+class Kept:
+    """A model's results for the subjects of its last run, so that of several subjects only the
+    changed one is computed anew. They go with the model."""
+
+    def __init__(self) -> None:
+        self._results: WeakKeyDictionary[Any, OrderedDict[bytes, Tensor]] = WeakKeyDictionary()
+
+    def get(self, model: Any, *made_from: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gave for these tensors, which must not be written to, or gives now."""
+        digest = hashlib.blake2b()
+        for tensor in made_from:
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        results = self._results.setdefault(model, OrderedDict())
+        key = digest.digest()
+        if key not in results:
+            results[key] = make()
+        results.move_to_end(key)
+        while len(results) > MOST_SUBJECTS:
+            results.popitem(last=False)
+        return results[key]
 
 
 # Of a schema: the node shows something on itself. Older hosts show it without being told.

@@ -214,8 +214,8 @@ class TestReferences:
         subject = place(layout(CAT), photo(1, count=2), reference_masks=masks)[0].subjects[0]
         assert subject.photo_masks.shape == (2, 20, 30)
 
-    @torch.inference_mode()
-    def test_several_photos(self, pack: Any, place: Any, tmp_path: Path) -> None:
+    @pytest.fixture
+    def vision(self, tmp_path: Path) -> Any:
         import comfy.clip_vision
 
         config = {
@@ -228,7 +228,31 @@ class TestReferences:
         vision.model.float()
         for number, parameter in enumerate(vision.model.parameters()):
             generator = torch.Generator().manual_seed(number)
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+        return vision
+
+    def test_only_what_changed_is_encoded_anew(
+        self, pack: Any, place: Any, vision: Any, monkeypatch: Any
+    ) -> None:
+        encoded, encode_image = [], vision.encode_image
+
+        def count(pictures: Any, **options: Any) -> Any:
+            encoded.append(len(pictures))
+            return encode_image(pictures, **options)
+
+        monkeypatch.setattr(vision, "encode_image", count)
+        run = pack.MSDEncodeReferences.execute
+        four = layout(CAT, CUP, CAT, CUP)
+        first = run(vision, place(four, *map(photo, (1, 2, 3, 4)))[0])[0].subjects
+        second = run(vision, place(four, *map(photo, (1, 2, 5, 4)))[0])[0].subjects
+        assert encoded == [1] * 5
+        same = [torch.equal(a.features, b.features) for a, b in zip(first, second, strict=True)]
+        assert same == [True, True, False, True]
+        run(vision, place(four, *map(photo, (1, 2, 5, 4)))[0], fit="crop")
+        assert encoded == [1] * 9
+
+    @torch.inference_mode()
+    def test_several_photos(self, pack: Any, place: Any, vision: Any) -> None:
         photos = photo(3, count=3)
         subjects = place(layout(CAT), photos)[0]
         node = pack.MSDEncodeReferences
@@ -286,6 +310,26 @@ class TestGrounding:
         torch.testing.assert_close(grounded[1].image_tokens, expected, atol=1e-5, rtol=0)
         dropped = pack.MSDGroundReferences.execute(adapter, clip, encoded, False)[0].subjects
         assert not torch.allclose(dropped[1].image_tokens, expected, atol=1e-2)
+
+    @torch.inference_mode()
+    def test_only_what_changed_is_grounded_anew(
+        self, pack: Any, adapters: Any, clip: Any, encoded: Any, monkeypatch: Any
+    ) -> None:
+        from dataclasses import replace
+
+        adapter, grounded = adapters["tiny"], []
+        handle = adapter.model.resampler.register_forward_hook(lambda *_: grounded.append(1))
+        run = pack.MSDGroundReferences.execute
+        cat, cup = encoded.subjects
+        first = run(adapter, clip, encoded)[0].subjects
+        moved = replace(encoded, subjects=(cat, replace(cup, box=(0.1, 0.1, 0.3, 0.9))))
+        second = run(adapter, clip, moved)[0].subjects
+        named = replace(encoded, subjects=(replace(cat, phrase="dog"), cup))
+        run(adapter, clip, named)
+        handle.remove()
+        assert len(grounded) == 4
+        assert torch.equal(first[0].image_tokens, second[0].image_tokens)
+        assert not torch.equal(first[1].image_tokens, second[1].image_tokens)
 
     def test_refusals(self, pack: Any, adapters: Any, clip: Any, encoded: Any, place: Any) -> None:
         from dataclasses import replace
