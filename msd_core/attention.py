@@ -1,6 +1,8 @@
 """The image branch of a text cross-attention (paper section 3.3): each query attends to the image
 tokens of the subjects that cover it, and of nothing else."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -44,18 +46,37 @@ def subject_attention(
         scales = subject_scales.to(value).repeat_interleave(tokens, dim=-1)
         value = value * scales[..., None]
 
-    per_query = coverage.transpose(1, 2)  # [B, N, S]
-    covered = per_query.amax(-1, keepdim=True)  # [B, N, 1]
-    # An uncovered query sees everything, so that no softmax is empty, and is then zeroed.
-    if coverage.dtype == torch.bool:
-        mask = per_query | ~covered
-    else:
-        mask = torch.where(covered > 0, per_query, 1.0).log().to(query.dtype)
-    mask = mask.repeat_interleave(tokens, dim=-1)[:, None]  # [B, 1, N, K]
+    return masked_attention(query, key, value, subject_mask(coverage, tokens, query.dtype), heads)
 
+
+class SubjectMask(NamedTuple):
+    """A coverage as `masked_attention` takes it: it holds for all layers of one grid."""
+
+    scores: Tensor  # [B, 1, N, K], what to add to the scores
+    strength: Tensor | None  # [B, N, 1], what to multiply the result by; None for ones
+
+
+def subject_mask(coverage: Tensor, tokens: int, dtype: torch.dtype) -> SubjectMask:
+    """The mask of `subject_attention`.
+
+    Args:
+        coverage: [B, S, N], bool, or float in 0..1. tokens: of each subject. dtype: of the query.
+    """
+    per_query = coverage.transpose(1, 2).float()  # [B, N, S]
+    strength = per_query.amax(-1, keepdim=True)  # [B, N, 1]
+    # An uncovered query sees everything, so that no softmax is empty, and is then zeroed.
+    scores = torch.where(strength > 0, per_query, 1.0).log().to(dtype)
+    return SubjectMask(scores.repeat_interleave(tokens, -1)[:, None], strength.to(dtype))
+
+
+def masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: SubjectMask, heads: int
+) -> Tensor:
+    """`subject_attention` with a mask that was made before."""
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return rearrange(out, "b h n d -> b n (h d)") * covered.to(query.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.scores)
+    out = rearrange(out, "b h n d -> b n (h d)")
+    return out if mask.strength is None else out * mask.strength
 
 
 def phrase_maps(query: Tensor, key: Tensor, heads: int, token_weights: Tensor) -> Tensor:

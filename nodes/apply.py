@@ -146,7 +146,7 @@ class MSDApply(io.ComfyNode):
         # the model by itself, without the host's preparation of a sampling run.
         for kind, wrapper in (
             (WrappersMP.SAMPLER_SAMPLE, patch.start_run),
-            (WrappersMP.DIFFUSION_MODEL, patch.forward),
+            (WrappersMP.APPLY_MODEL, patch.apply_model),
         ):
             add_wrapper_with_key(kind, _WRAPPER_KEY, wrapper, patched.model_options, True)
         return io.NodeOutput(patched)

@@ -1,7 +1,9 @@
 """The image branch inside a running host: which rows of a batch it acts on, with which coverage,
 beside whatever other packs have put on the same attentions."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -9,13 +11,15 @@ from typing import Any
 import comfy.conds
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from ..msd_core.attention import phrase_maps, subject_attention
+from ..msd_core.attention import SubjectMask, masked_attention, phrase_maps, subject_mask
 from ..msd_core.auto_layout import AutoLayout
 from .subjects import WHOLE_PICTURE, Box, Subjects
 
-_ROWS = "ms_diffusion_rows"  # model cond, and keyword of the UNet's forward
+_ROWS = "ms_diffusion_rows"  # model cond, which the UNet gets too and leaves alone
 _RUNS = "ms_diffusion_runs"  # transformer option
 
 Block = tuple[str, int, int]
@@ -41,7 +45,7 @@ class Rows:
 
 
 class RowsCond(comfy.conds.CONDRegular):
-    """Carries `Rows` with a conditioning to the UNet, through whatever batching the host does.
+    """Carries `Rows` with a conditioning to the model, through whatever batching the host does.
 
     Neither the host's `cond_or_uncond` nor its `uuids` tell the positive rows: some guiders count
     the negative as 0, and an area's uncond twin shares the positive's uuid.
@@ -66,16 +70,29 @@ class RowsCond(comfy.conds.CONDRegular):
         return [1]
 
 
+@dataclass(frozen=True)
+class Cells:
+    """Where the subjects' boxes and regions are in one grid."""
+
+    queries: Tensor  # [n], the covered ones
+    coverage: Tensor  # [1, S, n], of just these
+    mask: SubjectMask  # the same for the attention
+    owners: Tensor  # [sets of image tokens], the subject of each
+    everything: bool  # every query is covered
+
+
 @dataclass
 class Run:
     """State of one sampling run."""
 
     sigmas: list[float]  # the schedule; empty outside a sampling run
     keys_values: dict[Any, dict[Block, KeyValue]] = field(default_factory=dict)
-    coverages: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    cells: dict[Any, Cells] = field(default_factory=dict)
+    phrase_weights: dict[Any, Tensor] = field(default_factory=dict)
     auto_layouts: dict[Any, "StepLayout"] = field(default_factory=dict)
     step: int = 0
     last_sigma: float = float("inf")
+    told: bool = False  # that the model runs uncompiled
 
     def enter(self, sigma: float) -> None:
         """Find the step, counted from 1, that a call at this sigma belongs to. Samplers may call
@@ -85,7 +102,8 @@ class Run:
             self.step = max(1, sum(s >= sigma * (1 - 1e-5) for s in self.sigmas))
         elif sigma > self.last_sigma:  # outside a run, a rising sigma is a new one
             self.keys_values.clear()
-            self.coverages.clear()
+            self.cells.clear()
+            self.phrase_weights.clear()
             self.auto_layouts.clear()
             self.step = 1
         elif sigma != self.last_sigma:
@@ -126,6 +144,7 @@ class SubjectAttentionPatch:
         self.sigma_start = sigma_start
         self.sigma_end = sigma_end
         self.owners = list(owners)
+        self.tokens = next(iter(keys_values.values()))[0].shape[0] // max(1, len(self.owners))
         self.outside = Run([])
 
     def start_run(
@@ -143,28 +162,41 @@ class SubjectAttentionPatch:
         options[_RUNS] = {**options.get(_RUNS, {}), self: Run(sigmas[:-1].tolist())}
         return executor(guider, sigmas, extra_args, *args)
 
-    def forward(
+    def apply_model(
         self,
         executor: Any,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
-        y: Tensor,
-        control: Any,
-        transformer_options: dict[str, Any],
+        concat: Tensor | None = None,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """DIFFUSION_MODEL wrapper: put the image branch over what is on each block right now."""
-        rows: tuple[Rows, ...] = kwargs.get(_ROWS) or _guess_rows(transformer_options)
+        """APPLY_MODEL wrapper: put the image branch over what is on each block right now."""
+        options = transformer_options or {}
+        rows: tuple[Rows, ...] = kwargs.get(_ROWS) or _guess_rows(options)
+        stance = nullcontext()
         if any(row.positive is not None for row in rows):
-            run = transformer_options.get(_RUNS, {}).get(self)
+            run = options.get(_RUNS, {}).get(self)
             if run is None:
                 run = Run([]) if self.subjects.auto_layout is None else self.outside
-            acts = self._acts(run, transformer_options)
+            acts = self._acts(run, options)
             # Auto layout looks on from the first step, also while the subjects don't act yet.
             if acts or self.subjects.auto_layout is not None:
-                transformer_options = self._patched(run, rows, acts, transformer_options, x)
-        return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+                if _is_compiled(executor.class_obj, options):
+                    # Compiled code doesn't look at the options again: it would draw with the
+                    # subjects of an earlier run, or none.
+                    stance = torch.compiler.set_stance("force_eager")
+                    if not run.told:
+                        logging.warning(
+                            "MSD Apply: the model runs uncompiled, since what TorchCompileModel "
+                            "compiles would keep the subjects of an earlier run."
+                        )
+                    run.told = True
+                options = self._patched(run, rows, acts, options, x)
+        with stance:
+            return executor(x, timesteps, concat, context, control, options, **kwargs)
 
     def _acts(self, run: Run, transformer_options: dict[str, Any]) -> bool:
         always = self.sigma_start > 1e8 and self.sigma_end <= 0
@@ -225,21 +257,23 @@ class SubjectAttentionPatch:
             )
         for part, row in _positive_parts(rows, batch, q.shape[0], extra_options):
             query = q[part]
-            queries, coverage = self._coverage(
-                run, row, block, query, k[part], heads, height, width
-            )
-            if not acts or queries.numel() == 0:
+            cells = self._cells(run, row, query, height, width)
+            queries, mask = None if cells.everything else cells.queries, cells.mask
+            if self.subjects.auto_layout is not None:
+                followed = self._followed(run, row, block, query, k[part], heads, cells)
+                if followed is not None:
+                    queries, mask = None, followed
+            if not acts or (queries is not None and queries.numel() == 0):
                 continue
-            everything = queries.numel() == query.shape[1]
             key, value = self._keys_values(run, q)[block]
-            image = subject_attention(
-                query if everything else query.index_select(1, queries),
+            image = masked_attention(
+                query if queries is None else query.index_select(1, queries),
                 key.expand(len(query), -1, -1),
                 value.expand(len(query), -1, -1),
-                coverage.expand(len(query), -1, -1),
+                mask,
                 heads,
             ).to(out.dtype)  # another pack's attention may give another type
-            if everything:
+            if queries is None:
                 out[part] += image
             else:
                 out[part].index_add_(1, queries, image)
@@ -255,7 +289,31 @@ class SubjectAttentionPatch:
             }
         return run.keys_values[place]
 
-    def _coverage(
+    def _cells(self, run: Run, row: Rows, query: Tensor, height: int, width: int) -> Cells:
+        """Made once a run for each grid, and moved to the query's device."""
+        place = (height, width, row.crop, query.device, query.dtype)
+        if place not in run.cells:
+            subjects = self.subjects.subjects
+            soft = any(s.region is not None for s in subjects)
+            kind = torch.float32 if soft else torch.bool
+            of_subjects = [s.coverage(height, width, row.crop).to(kind) for s in subjects]
+            cells = torch.stack(of_subjects)[self.owners]
+            queries = cells.amax(0).nonzero().flatten()
+            coverage = cells[None, :, queries]
+            mask = subject_mask(coverage, self.tokens, query.dtype)
+            run.cells[place] = Cells(
+                queries.to(query.device),
+                coverage.to(query.device),
+                SubjectMask(
+                    mask.scores.to(query.device),
+                    mask.strength.to(query.device) if soft and mask.strength is not None else None,
+                ),
+                torch.tensor(self.owners, device=query.device),
+                everything=queries.numel() == height * width,
+            )
+        return run.cells[place]
+
+    def _followed(
         self,
         run: Run,
         row: Rows,
@@ -263,40 +321,30 @@ class SubjectAttentionPatch:
         query: Tensor,
         text_key: Tensor,
         heads: int,
-        height: int,
-        width: int,
-    ) -> tuple[Tensor, Tensor]:
-        """The covered queries [n], and the coverage [1 or B, S, n] of just these."""
-        place = (height, width, row.crop, query.device)
-        if place not in run.coverages:
-            subjects = self.subjects.subjects
-            soft = any(s.region is not None for s in subjects)
-            kind = torch.float32 if soft else torch.bool
-            cells = torch.stack([s.coverage(height, width, row.crop).to(kind) for s in subjects])
-            covered = cells.amax(0).nonzero().flatten()
-            coverage = cells[self.owners][None, :, covered]
-            run.coverages[place] = covered.to(query.device), coverage.to(query.device)
+        cells: Cells,
+    ) -> SubjectMask | None:
+        """Auto layout: where the text attention looks at the phrases; None before it starts."""
         settings = self.subjects.auto_layout
-        if settings is None:
-            return run.coverages[place]
+        assert settings is not None
         state = run.auto_layouts.setdefault(
             (block, row.positive, row.crop), StepLayout(AutoLayout(settings.threshold))
         )
         if run.step > state.step:
-            weights = self._phrase_weights(text_key.shape[1], row.text_tokens).to(query.device)
-            state.layout.add(phrase_maps(query, text_key, heads, weights))
+            place = (text_key.shape[1], row.text_tokens, query.device)
+            if place not in run.phrase_weights:
+                run.phrase_weights[place] = self._phrase_weights(*place[:2]).to(query.device)
+            state.layout.add(phrase_maps(query, text_key, heads, run.phrase_weights[place]))
             state.step = run.step
         if run.step < settings.start_step:
-            return run.coverages[place]
+            return None
         # A subject keeps its place where this conditioning's text doesn't hold its phrase.
-        covered, of_covered = run.coverages[place]
-        coverage = state.layout.coverage()[:, self.owners].to(of_covered)
+        coverage = state.layout.coverage().index_select(1, cells.owners).to(cells.coverage)
         for n, owner in enumerate(self.owners):
             tokens = self.subjects.subjects[owner].prompt_tokens
             if not tokens or max(tokens) >= (row.text_tokens or text_key.shape[1]):
                 coverage[:, n] = 0
-                coverage[:, n, covered] = of_covered[:, n]
-        return torch.arange(coverage.shape[-1], device=query.device), coverage
+                coverage[:, n, cells.queries] = cells.coverage[:, n]
+        return subject_mask(coverage, self.tokens, query.dtype)
 
     def _phrase_weights(self, length: int, own_length: int | None) -> Tensor:
         """[K, S]; 1 / length at the phrase's tokens, in every copy of a text that the host has
@@ -308,6 +356,11 @@ class SubjectAttentionPatch:
                 if place < own_length:
                     weights[place::own_length, n] = 1 / len(subject.prompt_tokens)
         return weights
+
+
+def _is_compiled(model: Any, transformer_options: dict[str, Any]) -> bool:
+    wrappers = transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    return COMPILE_KEY in wrappers or hasattr(model.diffusion_model, "_orig_mod")
 
 
 def _marked(cond: dict[str, Any], positive: int | None, picture: tuple[int, int]) -> dict[str, Any]:

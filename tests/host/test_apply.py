@@ -378,7 +378,7 @@ class TestCompany:
         """Other packs' attention may give another type than its query has."""
         module = pack.module("nodes.attention_patch")
         model = apply(plain, subjects(LEFT))
-        wrappers = model.model_options["transformer_options"]["wrappers"]["diffusion_model"]
+        wrappers = model.model_options["transformer_options"]["wrappers"]["apply_model"]
         patch = wrappers["ms_diffusion"][0].__self__
         q = noise(1, 1, 16, 128)
         options = {"n_heads": 8, "attn_precision": None, "activations_shape": [1, 128, 4, 4]}
@@ -449,7 +449,7 @@ class TestRefusals:
     ) -> None:
         model = apply(plain, subjects(LEFT))
         wrappers = model.model_options["transformer_options"]["wrappers"]
-        (subject,) = wrappers["diffusion_model"]["ms_diffusion"][0].__self__.subjects.subjects
+        (subject,) = wrappers["apply_model"]["ms_diffusion"][0].__self__.subjects.subjects
         assert subject.photos.numel() == 0 and subject.image_tokens is None
 
 

@@ -240,6 +240,21 @@ def test_model_patches(
     found[partner.name] = f"before and after: the same | {partner.note}"
 
 
+def test_a_compiled_model_runs_uncompiled(
+    registry: Any, plain: Any, apply: Any, subjects: Any, caplog: Any
+) -> None:
+    compiled = node("TorchCompileModel", backend="inductor")
+    ours = sample(guide(apply(plain, subjects(LEFT, RIGHT), 0.8)))
+    for model in (
+        apply(compiled(registry, plain), subjects(LEFT, RIGHT), 0.8),
+        compiled(registry, apply(plain, subjects(LEFT, RIGHT), 0.8)),
+    ):
+        caplog.clear()
+        assert torch.equal(sample(guide(model)), ours)
+        assert caplog.text.count("the model runs uncompiled") == 1
+    found["TorchCompileModel"] = "before and after: the same | uncompiled, and MSD Apply says so"
+
+
 SAMPLERS = ("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2m", "uni_pc",
             "lcm", "euler_cfg_pp", "res_multistep")  # fmt: skip
 

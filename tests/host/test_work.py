@@ -1,0 +1,91 @@
+"""What MSD Apply adds to a step, counted in operations: matrix products, bytes that are allocated,
+and calls that make the host wait for a GPU. Time is measured by tests/bench."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from sampling import LEFT, RIGHT, guide, sample
+from torch.utils._python_dispatch import TorchDispatchMode
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "convolution", "attention")
+# On a GPU each of these waits: a number, or sizes that depend on values.
+WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
+
+
+class Count(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.products, self.waits, self.bytes = 0, 0, 0
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.names[name] += 1
+        self.products += any(word in name for word in PRODUCTS)
+        self.waits += name in WAITING
+        given = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.bytes += 0 if storage.data_ptr() in given else storage.nbytes()
+        return out
+
+
+def steps(model: Any) -> list[Count]:
+    """What each of three steps does."""
+    counts: list[Count] = []
+    watched = model.clone()
+
+    def watch(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with Count() as count:
+            out = executor(*args, **kwargs)
+        counts.append(count)
+        return out
+
+    watched.add_wrapper_with_key("calc_cond_batch", "count", watch)
+    sample(guide(watched))
+    return counts
+
+
+LAYERS = 17  # cross-attentions of the tiny UNet
+VIEWS = {
+    "permute",
+    "view",
+    "slice",
+    "expand",
+    "transpose",
+    "unsqueeze",
+    "select",
+    "detach",
+    "alias",
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_step(plain: Any, apply: Any, subjects: Any, count: int) -> None:
+    """However many subjects: each layer takes the covered queries, attends, adds; nothing more."""
+    bare = steps(plain)
+    places = [(n / count, 0.25, (n + 1) / count, 0.75) for n in range(count)]
+    first, *later = steps(apply(plain, subjects(*places)))
+    assert first.waits - bare[0].waits <= 2  # the covered queries of the two grids
+    for with_ours, without in zip(later, bare[1:], strict=True):
+        added = with_ours.names - without.names
+        work = {name: n for name, n in added.items() if name not in VIEWS}
+        attention = next(name for name in work if "attention" in name)
+        assert work == {"index_select": LAYERS, attention: LAYERS, "index_add_": LAYERS}
+        assert with_ours.products - without.products == LAYERS
+        assert with_ours.waits == without.waits
+        assert with_ours.bytes - without.bytes < 0.01 * without.bytes
+
+
+def test_a_step_of_auto_layout(plain: Any, apply: Any, subjects: Any) -> None:
+    """It reads the time once a step; each layer's map is two products and an attention."""
+    bare = steps(plain)
+    auto = subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=((1,), (2,)))
+    for with_ours, without in zip(steps(apply(plain, auto))[1:], bare[1:], strict=True):
+        assert with_ours.products - without.products == 3 * LAYERS
+        assert with_ours.waits - without.waits == 1
+        assert with_ours.bytes - without.bytes < 0.1 * without.bytes
