@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 MINUTES = {
     "vae": 11.0,
     "encoders": 6.0,
-    "base": 181.0,
+    "base": 250.0,
     "adapter": 6.0,
     "adapter_without_masks": 6.0,
     "judge": 5.0,

@@ -17,7 +17,7 @@ from microworld.scenes import (
     paint,
 )
 
-FEW, MANY = 32, 200  # scenes
+FEW, MORE, MANY = 32, 100, 200  # scenes
 WITHOUT_MASKS = "ms_adapter_micro_without_masks.safetensors"
 
 
@@ -45,8 +45,8 @@ CASES = (
     Case("no grounding", grounding=False, count=48),
     Case("three subjects", "three"),
     Case("overlapping", "overlapping"),
-    Case("upright 2:3", "upright"),
-    Case("wide 3:2", "wide"),
+    Case("upright 2:3", "upright", count=MORE),
+    Case("wide 3:2", "wide", count=MORE),
     Case("shifted boxes, auto layout", shift=0.15, auto_layout=True),
     Case("weight 0", weight=0.0),
     Case("weight 0.3", weight=0.3),
