@@ -44,8 +44,9 @@ Apply at weight 0 leaves the picture without it as it is, bit by bit. Where a no
 model, it and MSD Apply each change the picture by themselves, both change it further together, and
 their order doesn't matter.
 
-LoRA and ControlNet from files, and a LoRA on CLIP, run in `tests/host/test_workflows.py`. GLIGEN
-has no files for SDXL; its row shows that a model of its form, made for this test, goes well.
+LoRA and ControlNet from files run in `tests/host/test_workflows.py`, a LoRA on CLIP in
+`tests/host/test_nodes.py`. GLIGEN has no files for SDXL; its row shows that a model of its form,
+made for this test, goes well.
 
 | partner | in the graph | |
 | --- | --- | --- |

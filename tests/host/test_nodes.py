@@ -312,6 +312,22 @@ class TestGrounding:
         assert not torch.allclose(dropped[1].image_tokens, expected, atol=1e-2)
 
     @torch.inference_mode()
+    def test_a_lora_on_clip(self, pack: Any, clip: Any) -> None:
+        """The phrases are encoded with it, and without it as before."""
+        from comfy.weight_adapter import LoRAAdapter
+
+        embed, patched = pack.module("nodes.ground_references").phrase_embeds, clip.clone()
+        patches = {}
+        for key, weight in clip.cond_stage_model.state_dict().items():
+            if key.startswith("clip_l.") and key.endswith("v_proj.weight"):
+                up, down = torch.randn(len(weight), 2), torch.randn(2, weight.shape[1])
+                patches[key] = LoRAAdapter(set(), (up, down, 2.0, None, None, None))
+        assert len(patched.add_patches(patches, 1.0)) == len(patches) > 0
+        without, with_it = embed(clip, ["cup"]), embed(patched, ["cup"])
+        assert not torch.allclose(with_it, without, atol=1e-2)
+        assert torch.equal(embed(clip, ["cup"]), without)
+
+    @torch.inference_mode()
     def test_only_what_changed_is_grounded_anew(
         self, pack: Any, adapters: Any, clip: Any, encoded: Any, monkeypatch: Any
     ) -> None:
