@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..msd_core.attention import SubjectMask, masked_attention, phrase_maps, subject_mask
 from ..msd_core.auto_layout import AutoLayout
-from .subjects import WHOLE_PICTURE, Box, Subjects
+from .subjects import WHOLE_PICTURE, AutoLayoutSettings, Box, Subjects
 
 _ROWS = "ms_diffusion_rows"  # model cond, which the UNet gets too and leaves alone
 _RUNS = "ms_diffusion_runs"  # transformer option
@@ -259,8 +259,8 @@ class SubjectAttentionPatch:
             query = q[part]
             cells = self._cells(run, row, query, height, width)
             queries, mask = None if cells.everything else cells.queries, cells.mask
-            if self.subjects.auto_layout is not None:
-                followed = self._followed(run, row, block, query, k[part], heads, cells)
+            if (settings := self.subjects.auto_layout) is not None:
+                followed = self._followed(settings, run, row, block, query, k[part], heads, cells)
                 if followed is not None:
                     queries, mask = None, followed
             if not acts or (queries is not None and queries.numel() == 0):
@@ -315,6 +315,7 @@ class SubjectAttentionPatch:
 
     def _followed(
         self,
+        settings: AutoLayoutSettings,
         run: Run,
         row: Rows,
         block: Block,
@@ -324,8 +325,6 @@ class SubjectAttentionPatch:
         cells: Cells,
     ) -> SubjectMask | None:
         """Auto layout: where the text attention looks at the phrases; None before it starts."""
-        settings = self.subjects.auto_layout
-        assert settings is not None
         state = run.auto_layouts.setdefault(
             (block, row.positive, row.crop), StepLayout(AutoLayout(settings.threshold))
         )
