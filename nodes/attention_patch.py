@@ -78,7 +78,6 @@ class Cells:
     coverage: Tensor  # [1, S, n], of just these
     mask: SubjectMask  # the same for the attention
     owners: Tensor  # [sets of image tokens], the subject of each
-    everything: bool  # every query is covered
 
 
 @dataclass
@@ -144,7 +143,7 @@ class SubjectAttentionPatch:
         self.sigma_start = sigma_start
         self.sigma_end = sigma_end
         self.owners = list(owners)
-        self.tokens = next(iter(keys_values.values()))[0].shape[0] // max(1, len(self.owners))
+        self.tokens = next(iter(keys_values.values()))[0].shape[0] // len(self.owners)
         self.outside = Run([])
 
     def start_run(
@@ -258,7 +257,8 @@ class SubjectAttentionPatch:
         for part, row in _positive_parts(rows, batch, q.shape[0], extra_options):
             query = q[part]
             cells = self._cells(run, row, query, height, width)
-            queries, mask = None if cells.everything else cells.queries, cells.mask
+            everything = cells.queries.numel() == query.shape[1]
+            queries, mask = None if everything else cells.queries, cells.mask
             if (settings := self.subjects.auto_layout) is not None:
                 followed = self._followed(settings, run, row, block, query, k[part], heads, cells)
                 if followed is not None:
@@ -299,17 +299,13 @@ class SubjectAttentionPatch:
             of_subjects = [s.coverage(height, width, row.crop).to(kind) for s in subjects]
             cells = torch.stack(of_subjects)[self.owners]
             queries = cells.amax(0).nonzero().flatten()
-            coverage = cells[None, :, queries]
+            coverage = cells[None, :, queries].to(query.device)
             mask = subject_mask(coverage, self.tokens, query.dtype)
             run.cells[place] = Cells(
                 queries.to(query.device),
-                coverage.to(query.device),
-                SubjectMask(
-                    mask.scores.to(query.device),
-                    mask.strength.to(query.device) if soft and mask.strength is not None else None,
-                ),
+                coverage,
+                mask if soft else mask._replace(strength=None),
                 torch.tensor(self.owners, device=query.device),
-                everything=queries.numel() == height * width,
             )
         return run.cells[place]
 

@@ -64,7 +64,6 @@ class MSDGroundReferences(io.ComfyNode):
                 f"clip: its first text encoder is {phrases.shape[-1]} wide, the adapter needs "
                 f"{model.phrase_width}. Connect the CLIP of an SDXL checkpoint."
             )
-        comfy.model_management.load_model_gpu(adapter)
         grounded = []
         for subject, feature, phrase in zip(subjects.subjects, features, phrases, strict=True):
             photos = len(feature)  # type: ignore[arg-type]
@@ -81,6 +80,7 @@ class MSDGroundReferences(io.ComfyNode):
 
 
 def _ground(adapter: Any, *made_from: Tensor) -> Tensor:
+    comfy.model_management.load_model_gpu(adapter)
     tokens = adapter.model.resampler(*(x.to(adapter.load_device) for x in made_from))
     return tokens.to(comfy.model_management.intermediate_device())
 
