@@ -39,13 +39,14 @@ def guide(model: Any, positive: Any = None, negative: Any = None, cfg: float = 7
 
 def sample(
     guider: Any, height: int = 16, width: int = 16, batch: int = 1, seed: int = 1,
-    sampler: str = "euler", sigmas: torch.Tensor = SIGMAS,
+    sampler: str = "euler", sigmas: torch.Tensor = SIGMAS, latent: Any = None, **more: Any,
 ) -> torch.Tensor:  # fmt: skip
     start = noise(seed, batch, 4, height, width)
     # A copy of the sigmas: UniPC writes into them.
     return guider.sample(
-        start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas.clone(),
-        disable_pbar=True, seed=seed,
+        start, torch.zeros_like(start) if latent is None else latent,
+        comfy.samplers.sampler_object(sampler), sigmas.clone(),
+        disable_pbar=True, seed=seed, **more,
     )  # fmt: skip
 
 
