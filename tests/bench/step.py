@@ -8,10 +8,7 @@ adds, as a share of the whole step: the difference of two whole steps drowns in 
 """
 
 import argparse
-import asyncio
-import importlib
 import json
-import os
 import platform
 import statistics
 import sys
@@ -23,7 +20,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "benchmarks"
-sys.path.insert(0, os.environ["COMFYUI_PATH"])
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -31,12 +27,10 @@ parser.add_argument("--full", action="store_true", help="SDXL's real widths at 1
 parser.add_argument("--steps", type=int, default=9, help="of each variant, after the first")
 parser.add_argument("--write", action="store_true", help="write docs/benchmarks/")
 options = parser.parse_args()
-sys.argv = sys.argv[:1]  # the host reads the rest
 
-from comfy.cli_args import args as host_args  # noqa: E402
+from microworld.host import load_host  # noqa: E402
 
-host_args.cpu = options.device == "cpu"
-import utils.extra_config  # noqa: E402, F401  # isort: skip
+HOST_NODES = load_host()  # before anything of the host looks for a GPU
 
 import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
@@ -49,18 +43,10 @@ QUARTERS = [(x, y, x + 0.5, y + 0.5) for x in (0.0, 0.5) for y in (0.0, 0.5)]
 TOKENS = 16  # image tokens of a subject
 
 
-def load_pack() -> Any:
-    """Our modules as the host loads them."""
-    host_nodes: Any = importlib.import_module("nodes")
-    import server
-
-    async def load() -> None:
-        server.PromptServer(asyncio.get_running_loop())
-        assert await host_nodes.load_custom_node(str(ROOT), module_parent="custom_nodes")
-
-    asyncio.run(load())
-    own = host_nodes.NODE_CLASS_MAPPINGS["MSDApply"].__module__.removesuffix(".apply")
-    return {name: sys.modules[f"{own}.{name}"] for name in ("attention_patch", "subjects")}
+def module(name: str) -> Any:
+    """A module of the pack's, as the host loaded it."""
+    own = HOST_NODES["MSDApply"].__module__.removesuffix(".nodes.apply")
+    return sys.modules[f"{own}.{name}"]
 
 
 def build(full: bool, device: str) -> Any:
@@ -72,48 +58,35 @@ def build(full: bool, device: str) -> Any:
     kind = torch.float16 if device == "cuda" else torch.float32
     patcher = build_sdxl((2, 10), 320 if full else 160, 2048, 64, kind)
     patcher.load_device = torch.device(device)
-    return fill(patcher)
-
-
-def fill(patcher: Any) -> Any:
-    """Random weights, of the sizes that keep numbers alive."""
     g = torch.Generator().manual_seed(0)
-    for parameter in patcher.model.diffusion_model.parameters():
+    for parameter in patcher.model.diffusion_model.parameters():  # of sizes that keep numbers alive
         fan = parameter[0].numel() if parameter.ndim > 1 else 1
         values = torch.randn(parameter.shape, generator=g) * fan**-0.5
-        parameter.data = (values if parameter.ndim > 1 else 1 + 0.1 * values).to(parameter.dtype)
+        parameter.data = (values if parameter.ndim > 1 else 1 + 0.1 * values).to(kind)
     return patcher
 
 
-def make_patch(pack: Any, model: Any, boxes: list[Any], auto: bool = False) -> Any:
+def make_patch(model: Any, boxes: list[Any], auto: bool = False) -> Any:
     """What MSDApply puts on a model, with random keys and values."""
-    kinds, g = pack["subjects"], torch.Generator().manual_seed(1)
+    kinds, g = module("nodes.subjects"), torch.Generator().manual_seed(1)
     subjects = tuple(
         kinds.Subject(f"subject {n}", box, 1.0, torch.empty(0), prompt_tokens=(n + 1,))
         for n, box in enumerate(boxes)
     )
+    weights = model.model.diffusion_model.state_dict()
+    attentions = module("msd_core.sdxl").cross_attentions({k: w.shape for k, w in weights.items()})
     keys_values = {}
-    for name, layer in model.model.diffusion_model.named_modules():
-        if name.endswith("attn2.to_k"):
-            block = _block(name, keys_values)
-            size = (len(boxes) * TOKENS, layer.out_features)
-            keys_values[block] = (torch.randn(size, generator=g), torch.randn(size, generator=g))
-    return pack["attention_patch"].SubjectAttentionPatch(
+    for attention in attentions:
+        size = (len(boxes) * TOKENS, attention.width)
+        pair = torch.randn(size, generator=g), torch.randn(size, generator=g)
+        keys_values[attention.block] = pair
+    return module("nodes.attention_patch").SubjectAttentionPatch(
         keys_values,
         kinds.Subjects(subjects, kinds.AutoLayoutSettings(0.5, 2) if auto else None),
         list(range(len(boxes))),
         sigma_start=1e9,
         sigma_end=0.0,
     )
-
-
-def _block(name: str, counted: dict[Any, Any]) -> tuple[str, int, int]:
-    """input_blocks.4.1.transformer_blocks.0.attn2.to_k -> ("input", 4, 0), as the host counts."""
-    parts = name.split(".")
-    room = parts[0].split("_")[0]
-    number = 0 if room == "middle" else int(parts[1])
-    index = sum(1 for known in counted if known[:2] == (room, number))
-    return room, number, index
 
 
 class Clock:
@@ -141,12 +114,12 @@ class Clock:
 
 
 def measure(
-    pack: Any, model: Any, patches: dict[str, Any], cells: tuple[int, int], steps: int, device: str
+    model: Any, patches: dict[str, Any], cells: tuple[int, int], steps: int, device: str
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each step of each variant, "plain" among them: variant -> part -> steps, the first
     of which is the first step. Parts: step, and on a CPU ours, what the branch adds to it."""
-    clock, module = Clock(device), pack["attention_patch"]
-    kind = module.SubjectAttentionPatch
+    clock, ours = Clock(device), module("nodes.attention_patch")
+    kind = ours.SubjectAttentionPatch
     order = ["plain", *patches]
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in order}
     calls = 0
@@ -169,8 +142,8 @@ def measure(
         found[name]["step"].append(whole)
         if device == "cpu" and name != "plain":
             parts = clock.parts
-            ours = whole - parts["host"] + parts["attend"] - parts["text"]
-            found[name]["ours"].append(ours)
+            added = whole - parts["host"] + parts["attend"] - parts["text"]
+            found[name]["ours"].append(added)
         return out
 
     patched = model.clone()
@@ -186,14 +159,14 @@ def measure(
     count = len(order) * (steps + 1)
     sigmas = torch.cat([torch.linspace(14.0, 0.5, count), torch.zeros(1)])
     euler = comfy.samplers.sampler_object("euler")
-    attend, text = kind._attend, module.optimized_attention
+    attend, text = kind._attend, ours.optimized_attention
     try:
         if device == "cpu":
-            module.optimized_attention = clock.timed("text", text)
+            ours.optimized_attention = clock.timed("text", text)
             kind._attend = lambda *given: clock.timed("attend", attend)(*given)
         guider.sample(noise, noise * 0, euler, sigmas, disable_pbar=True, seed=1)
     finally:
-        kind._attend, module.optimized_attention = attend, text
+        kind._attend, ours.optimized_attention = attend, text
     assert calls == count
     return found
 
@@ -251,15 +224,14 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1 if options.device == "cpu" else 8)
-    pack = load_pack()
     edge = 128 if options.full else 64
     model = build(options.full, options.device)
     patches = {
-        "2 subjects on half": make_patch(pack, model, HALF),
-        "4 subjects on all": make_patch(pack, model, QUARTERS),
-        "2 subjects, auto layout": make_patch(pack, model, HALF, auto=True),
+        "2 subjects on half": make_patch(model, HALF),
+        "4 subjects on all": make_patch(model, QUARTERS),
+        "2 subjects, auto layout": make_patch(model, HALF, auto=True),
     }
-    found = measure(pack, model, patches, (edge, edge), options.steps, options.device)
+    found = measure(model, patches, (edge, edge), options.steps, options.device)
     rows = report(found)
     print(table(rows), flush=True)
     result: dict[str, Any] = {"machine": machine(), "rows": rows, "seconds": found}
