@@ -254,7 +254,7 @@ class SubjectAttentionPatch:
                 f"MSD Apply: another node changed the {height * width} queries of block {block} to "
                 f"{q.shape[1]}, so that the subjects' places can't be found."
             )
-        for part, row in _positive_parts(rows, batch, q.shape[0], extra_options):
+        for part, row in _positive_parts(rows, batch, q, extra_options):
             query = q[part]
             cells = self._cells(run, row, query, height, width)
             everything = cells.queries.numel() == query.shape[1]
@@ -373,22 +373,37 @@ def _guess_rows(transformer_options: dict[str, Any]) -> tuple[Rows, ...]:
 
 
 def _positive_parts(
-    rows: tuple[Rows, ...], batch: int, q_rows: int, extra_options: dict[str, Any]
+    rows: tuple[Rows, ...], batch: int, q: Tensor, extra_options: dict[str, Any]
 ) -> list[tuple[slice, Rows]]:
     """Slices of the query's rows that belong to positive conditionings."""
     each = batch // len(rows)
-    if q_rows != batch:
-        # Attention-couple packs enlarge the cond rows and say here what each part then is.
-        couple = extra_options.get("cond_or_uncond_couple", [])
-        if len(couple) * each != q_rows:
-            raise ValueError(
-                f"MSD Apply: another node changed the batch of the attention from {batch} to "
-                f"{q_rows} rows, so that the positive ones can't be told."
-            )
-        positive = next(row for row in rows if row.positive is not None)
-        rows = tuple(positive if index == 0 else Rows(None) for index in couple)
+    if len(q) != batch:
+        rows = _repeated(rows, batch, q, extra_options)
     return [
         (slice(n * each, (n + 1) * each), row)
         for n, row in enumerate(rows)
         if row.positive is not None
     ]
+
+
+def _repeated(
+    rows: tuple[Rows, ...], batch: int, q: Tensor, extra_options: dict[str, Any]
+) -> tuple[Rows, ...]:
+    """Rows of a batch that an attention-couple pack has enlarged: all but the negative's stand
+    there once for each of the pack's texts, with the same query."""
+    each, order = batch // len(rows), extra_options["cond_or_uncond"]
+    negatives = order.count(1)
+    times, rest = divmod(len(q) - each * negatives, each * max(1, len(rows) - negatives))
+    counts = [1 if index == 1 else times for index in order]
+    explained = not rest and sum(counts) * each == len(q)
+    if explained and "cond_or_uncond_couple" not in extra_options:  # not all packs say so
+        parts = iter(q.split(each))
+        for count in counts:
+            first, *copies = (next(parts) for _ in range(count))
+            explained &= all(torch.equal(first, copy) for copy in copies)
+    if not explained:
+        raise ValueError(
+            f"MSD Apply: another node changed the batch of the attention from {batch} to {len(q)} "
+            "rows, so that the positive ones can't be told."
+        )
+    return tuple(row for row, count in zip(rows, counts, strict=True) for _ in range(count))

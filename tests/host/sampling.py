@@ -20,6 +20,10 @@ def assert_same(first: torch.Tensor, second: torch.Tensor, share: float = 2e-4) 
     assert (first - second).abs().max() <= share * first.abs().max()
 
 
+def differ(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return bool((first - second).abs().max() > 1e-3 * first.abs().max())
+
+
 def cond(seed: int, tokens: int = 77, **more: Any) -> list[Any]:
     """One conditioning; its text is known again by its first channel."""
     text = noise(seed, 1, tokens, 64)

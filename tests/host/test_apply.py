@@ -396,15 +396,17 @@ class TestCompany:
         slots = model.model_options["transformer_options"].get("patches_replace", {})
         assert not slots.get("attn2")
 
+    @pytest.mark.parametrize("told", [True, False])
     def test_enlarged_batch_of_an_attention_couple(
-        self, plain: Any, apply: Any, subjects: Any
+        self, plain: Any, apply: Any, subjects: Any, told: bool
     ) -> None:
-        """Such packs repeat the cond rows between two list hooks, and say so in the options."""
+        """Such packs repeat the cond rows between two list hooks; some say so in the options."""
         expected = sample(guide(apply(plain, subjects(LEFT))))
         model = apply(plain, subjects(LEFT))
 
         def enlarge(q: Any, context: Any, value: Any, extra: Any) -> Any:
-            extra["cond_or_uncond_couple"] = [1, 0, 0]
+            if told:
+                extra["cond_or_uncond_couple"] = [1, 0, 0]
             rows = torch.tensor([0, 1, 1])
             return q[rows], context[rows], value[rows]
 

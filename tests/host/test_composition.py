@@ -28,6 +28,7 @@ from sampling import (
     assert_only_positive_rows_changed,
     assert_same,
     cond,
+    differ,
     guide,
     noise,
     sample,
@@ -46,7 +47,7 @@ their order doesn't matter.
 
 LoRA and ControlNet from files run in `tests/host/test_workflows.py`, a LoRA on CLIP in
 `tests/host/test_nodes.py`. GLIGEN has no files for SDXL; its row shows that a model of its form,
-made for this test, goes well.
+made for this test, goes well. Packs of others are in [other_packs.md](other_packs.md).
 
 | partner | in the graph | |
 | --- | --- | --- |
@@ -190,10 +191,6 @@ PARTNERS = (
 def page() -> Iterator[None]:
     yield
     keep_page("composition.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
-
-
-def differ(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return bool((first - second).abs().max() > 1e-3 * first.abs().max())
 
 
 @pytest.fixture
