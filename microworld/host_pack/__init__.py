@@ -1,9 +1,9 @@
 """Custom node package, for development only: lets the host's stock loaders accept the micro family.
 
-It adds no nodes, and one route, which counts the product's live objects. It touches three
-attributes of the host: the list of known models, and the functions that read a CLIP vision tower
-and separate text encoders, both of which know only sizes that exist. The VAE needs nothing: the
-host knows a TAESD in a checkpoint.
+It adds a node that fails on purpose, and a route, which counts the product's live objects. It
+touches three attributes of the host: the list of known models, and the functions that read a CLIP
+vision tower and separate text encoders, both of which know only sizes that exist. The VAE needs
+nothing: the host knows a TAESD in a checkpoint.
 """
 
 import gc
@@ -23,8 +23,6 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 from torch import Tensor
-
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
 
 MARK = "micro_world"  # a tensor of this name marks every file of the family
 VOCABULARY = 49408
@@ -191,5 +189,25 @@ def _tell_live() -> None:
     running.routes.get("/micro_world/live")(live)
 
 
+class MicroWorldFail:
+    """A patch of another pack's that fails inside a cross-attention."""
+
+    ERRORS = {"of its own": RuntimeError, "of memory": torch.OutOfMemoryError}
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "micro world"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Any:  # noqa: N802
+        return {"required": {"model": ("MODEL",), "error": (list(cls.ERRORS),)}}
+
+    def patch(self, model: Any, error: str) -> tuple[Any]:
+        def fail(*args: Any, **kwargs: Any) -> Tensor:
+            raise self.ERRORS[error]("An attention failed.")
+
+        patched = model.clone()
+        patched.set_model_attn2_replace(fail, "middle", 0, 0)
+        return (patched,)
+
+
+NODE_CLASS_MAPPINGS = {"MicroWorldFail": MicroWorldFail}
 _install()
 _tell_live()

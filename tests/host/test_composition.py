@@ -3,6 +3,7 @@
 UPDATE_DOCS=1 writes the page; otherwise it must say what the tests find.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +14,17 @@ import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.gligen
 import comfy.samplers
+import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.t2i_adapter.adapter import Adapter
+from conftest import ROOT
 from models import build_sdxl
 from pages import keep_page
 from sampling import (
+    EVERYWHERE,
     LEFT,
     MIDDLE,
     NEGATIVE,
@@ -65,8 +70,17 @@ class Partner:
     acts: bool = True  # on SDXL
 
 
+def skip_without(registry: Any, name: str) -> None:
+    if name not in registry:
+        pytest.skip(f"This host has no {name} yet.")
+
+
 def node(name: str, **inputs: Any) -> Callable[[Any, Any], Any]:
-    return lambda registry, model: run_node(registry, name, model, **inputs)[0]
+    def patch(registry: Any, model: Any) -> Any:
+        skip_without(registry, name)
+        return run_node(registry, name, model, **inputs)[0]
+
+    return patch
 
 
 def lora(registry: Any, model: Any) -> Any:
@@ -237,6 +251,29 @@ def test_model_patches(
     found[partner.name] = f"before and after: the same | {partner.note}"
 
 
+def test_a_second_apply(plain: Any, adapter: Any, pack: Any, subjects: Any) -> None:
+    """With an adapter of other weights, another subject, and in the first steps only."""
+    other = adapter.clone()
+    other.model = copy.deepcopy(adapter.model)
+    for projection in other.model.projections:
+        projection.to_v_ip.weight.data *= 3
+
+    def first(model: Any) -> Any:
+        return pack.MSDApply.execute(model, adapter, subjects(LEFT, RIGHT), 0.8)[0]
+
+    def second(model: Any) -> Any:
+        return pack.MSDApply.execute(model, other, subjects(EVERYWHERE), 0.5, 0.0, 0.4)[0]
+
+    def picture(model: Any) -> torch.Tensor:
+        return sample(guide(model), sigmas=SIGMAS)
+
+    both = picture(second(first(plain)))
+    assert_same(both, picture(first(second(plain))))
+    for one in (first, second):
+        assert differ(picture(one(plain)), picture(plain)) and differ(both, picture(one(plain)))
+    found["MSD Apply"] = "before and after: the same | another adapter, other subjects, other steps"
+
+
 def test_a_compiled_model_runs_uncompiled(
     registry: Any, plain: Any, apply: Any, subjects: Any, caplog: Any
 ) -> None:
@@ -284,8 +321,7 @@ GUIDERS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("name", GUIDERS)
 def test_guiders(registry: Any, acts: Any, name: str) -> None:
-    if name not in registry:
-        pytest.skip(f"This host has no {name} yet.")
+    skip_without(registry, name)
 
     def picture(model: Any) -> torch.Tensor:
         (guider,) = run_node(registry, name, *GUIDERS[name](model))
@@ -301,7 +337,7 @@ def test_guiders(registry: Any, acts: Any, name: str) -> None:
 
 SHAPES = {  # rows and columns of cells, pictures
     "square, 1 picture": (16, 16, 1),
-    "2:3, 2 pictures": (24, 16, 2),
+    "3:2, 2 pictures": (16, 24, 2),
     "9:16, 3 pictures": (32, 18, 3),
     "odd multiples of 8 pixels, 4 pictures": (13, 21, 4),
 }
@@ -408,14 +444,28 @@ def test_conditionings(registry: Any, plain: Any, acts: Any, name: str) -> None:
     found[name] = "on the positive prompt |"
 
 
+def load_vae() -> Any:
+    """The micro family's."""
+    file = ROOT / "microworld" / "models" / "checkpoints" / "micro.safetensors"
+    sd = comfy.utils.load_torch_file(str(file))
+    return comfy.sd.VAE(comfy.utils.state_dict_prefix_replace(sd, {"first_stage_model.": ""}, True))
+
+
 HALF = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0])  # of the noise
 
 
-@pytest.mark.parametrize("name", ["img2img", "SetLatentNoiseMask", "DifferentialDiffusion"])
+@pytest.mark.parametrize(
+    "name", ["img2img", "VAEEncodeForInpaint", "SetLatentNoiseMask", "DifferentialDiffusion"]
+)
 def test_latents(registry: Any, acts: Any, name: str) -> None:
     """From a picture at half the noise; in a part of it; and by a soft mask."""
     start = noise(7, 1, 4, 16, 16)
     mask = None if name == "img2img" else MASK * (0.5 if name == "DifferentialDiffusion" else 1)
+    if name == "VAEEncodeForInpaint":
+        photo, of_photo = noise(7, 1, 128, 128, 3).sigmoid(), MASK.repeat_interleave(8, 1)
+        of_photo = of_photo.repeat_interleave(8, 2)
+        (latent,) = run_node(registry, name, load_vae(), photo, of_photo, 6)
+        start, mask = latent["samples"], latent["noise_mask"]
 
     def picture(model: Any) -> torch.Tensor:
         if name == "DifferentialDiffusion":

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,12 @@ def with_nan(folder: Path, good: Path) -> str:
     sd[max(sd)].flatten()[0] = torch.nan
     save_file(sd, folder / "nan.safetensors")
     return "nan.safetensors"
+
+
+def vision_model(folder: Path, good: Path) -> str:
+    found = folder.parent / "clip_vision" / "micro_vision.safetensors"
+    shutil.copy(found, folder / "vision.safetensors")
+    return "vision.safetensors"
 
 
 def a_folder(folder: Path, good: Path) -> str:
@@ -194,6 +201,23 @@ def soft_region(prompt: Prompt, server: Server) -> None:
     inputs(prompt, "MSDLayout")["regions.region_1"] = ["91", 0]
 
 
+def black_region(prompt: Prompt, server: Server) -> None:
+    prompt["91"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 8, "height": 8}}
+    inputs(prompt, "MSDLayout")["regions.region_1"] = ["91", 0]
+
+
+def failing(error: str) -> Callable[[Prompt, Server], None]:
+    """Another pack's attention on the model, after MSD Apply."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        sampler = inputs(prompt, "KSampler")
+        given = {"model": sampler["model"], "error": error}
+        prompt["92"] = {"class_type": "MicroWorldFail", "inputs": given}
+        sampler["model"] = ["92", 0]
+
+    return change
+
+
 HUGE = json.dumps({"version": 1, "subjects": [{"phrase": "x" * 100, "box": [0, 0, 1, 1]}] * 70_000})
 FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "adapter file cut in half": written("half.safetensors", lambda data: data[: len(data) // 2]),
@@ -203,6 +227,7 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
         "lies.safetensors", lambda data: (10**12).to_bytes(8, "little") + data[8:]
     ),
     "adapter with a NaN": adapter(with_nan),
+    "a CLIP vision model in place of the adapter": adapter(vision_model),
     "a folder in place of the adapter": adapter(a_folder),
     "adapter without permission": adapter(without_permission),
     "a link to nowhere in place of the adapter": adapter(dangling),
@@ -231,6 +256,7 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "phrase of punctuation": phrase("?!,"),
     "phrase with weight, embedding and BREAK": phrase("(star:1.2) embedding:none BREAK"),
     "all-black reference mask": no_mask,
+    "all-black region": black_region,
     "soft region of another size": soft_region,
     "linked boxes that are no JSON": linked_boxes("[[0, 0, 1"),
     "linked boxes with NaN": linked_boxes("nan,0,1,1;0,0,1,1"),
@@ -239,6 +265,8 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "layout of a newer version": layout({"version": 2, "subjects": []}),
     "layout nested too deep": layout({"version": 1, "subjects": [[[[[[]]]]]]}),
     "layout of 10 MB": layout(json.loads(HUGE)),
+    "another pack's attention that fails": failing("of its own"),
+    "no memory left inside an attention": failing("of memory"),
 }
 
 
@@ -302,15 +330,52 @@ def test_interrupted(server: Server, prompt: Prompt, normal: np.ndarray, seconds
     subjects(prompt)[0]["phrase"] = f"star {next(fresh)}"  # nothing from the cache
     run_interrupted(server, prompt, seconds)
     assert_normal(server, good, normal)
+    found["interrupted while encoding, grounding or sampling"] = "the run ends"
 
 
 def test_freed_models_come_back(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})
     assert_normal(server, prompt, normal)
+    found["models freed between two runs"] = "they are loaded anew"
 
 
-# How far each may be from the normal picture, as a share of what the subjects change. --lowvram and
-# --novram are for GPUs: the host takes one of them or --cpu. Its CPU computes fp16 in float32.
+def test_weights_that_stay_offloaded(
+    plain: Any, adapter: Any, apply: Any, subjects: Any, monkeypatch: Any
+) -> None:
+    """As --lowvram and --novram load models. Those are for GPUs, and the host takes one of them or
+    --cpu; so the CPU is told to be none, and the host leaves every layer where it is until it is
+    used."""
+    from comfy import model_management
+    from sampling import LEFT, RIGHT, guide, sample
+
+    def ground() -> torch.Tensor:
+        model_management.load_model_gpu(adapter)
+        model = adapter.model.resampler
+        features = torch.ones(1, 5, adapter.model.feature_width)
+        phrase = torch.ones(1, adapter.model.phrase_width)
+        return model(features, phrase, torch.tensor([LEFT]), torch.tensor([False]))
+
+    def offloaded(model: Any) -> int:
+        return sum(hasattr(m, "prev_comfy_cast_weights") for m in model.modules())
+
+    model = apply(plain, subjects(LEFT, RIGHT))
+    picture, tokens = sample(guide(model)), ground()
+    assert not offloaded(plain.model) and not offloaded(adapter.model)
+    model_management.unload_all_models()
+    monkeypatch.setattr(model_management, "vram_state", model_management.VRAMState.NO_VRAM)
+    monkeypatch.setattr(model_management, "is_device_cpu", lambda device: False)
+    try:
+        assert torch.equal(sample(guide(model)), picture) and torch.equal(ground(), tokens)
+        assert offloaded(plain.model) and offloaded(adapter.model)
+    finally:
+        monkeypatch.undo()
+        model_management.unload_all_models()
+    assert torch.equal(sample(guide(model)), picture)
+    found["weights that stay offloaded, as with --lowvram and --novram"] = "runs"
+
+
+# How far each may be from the normal picture, as a share of what the subjects change. The host's
+# CPU computes fp16 in float32.
 WAYS = {
     "--disable-smart-memory --bf16-unet --bf16-text-enc": 0.1,
     "--force-fp32 --fp8_e4m3fn-unet": 0.5,
@@ -335,8 +400,9 @@ def test_other_ways_of_running(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("of another node"), torch.OutOfMemoryError("no")])
+@pytest.mark.parametrize("whose", ["another pack's", "ours"])
 def test_an_exception_inside_the_attention(
-    plain: Any, apply: Any, subjects: Any, error: Exception
+    pack: Any, plain: Any, apply: Any, subjects: Any, monkeypatch: Any, error: Exception, whose: str
 ) -> None:
     """It goes out as it is, so that the host can handle it, and leaves nothing behind."""
     from sampling import LEFT, RIGHT, guide, sample
@@ -348,7 +414,11 @@ def test_an_exception_inside_the_attention(
         raise error
 
     other = model.clone()
-    other.set_model_attn2_replace(broken, "middle", 0, 0)
+    if whose == "ours":
+        monkeypatch.setattr(pack.module("nodes.attention_patch"), "masked_attention", broken)
+    else:
+        other.set_model_attn2_replace(broken, "middle", 0, 0)
     with pytest.raises(type(error)):
         sample(guide(other))
+    monkeypatch.undo()
     assert torch.equal(sample(guide(model)), before)
