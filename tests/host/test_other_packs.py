@@ -1,20 +1,16 @@
 """Packs of others on the same attentions, before and after ours; docs/other_packs.md is made of it.
 
-Their checkouts are named by the environment (PACKS). UPDATE_DOCS=1 writes the page; otherwise it
-must say what the tests find.
+Their checkouts are named by the environment (other_packs.py). UPDATE_DOCS=1 writes the page;
+otherwise it must say what the tests find.
 """
 
-import asyncio
-import os
-import subprocess
 from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
-from conftest import host_nodes
+from other_packs import REPOSITORIES, apply_ipadapter, find_checkout, load_pack
 from pages import keep_page
 from sampling import (
     LEFT,
@@ -26,7 +22,6 @@ from sampling import (
     cond,
     differ,
     guide,
-    noise,
     sample,
 )
 
@@ -47,13 +42,8 @@ cross-attentions. In every row:
 | beside MSD Apply | of |
 | --- | --- |
 """
-TOKEN = 2048  # channels of SDXL's text, by which IPAdapter_plus knows an adapter for it
 SIGMAS = torch.tensor([8.0, 2.0, 0.0])
-PACKS = {
-    "IPADAPTER_PLUS": "cubiq/ComfyUI_IPAdapter_plus",
-    "COMFYUI_PPM": "pamparamm/ComfyUI-ppm",
-    "COMFY_COUPLE": "Danand/ComfyUI-ComfyCouple",
-}
+HALF = torch.zeros(1, 128, 128).index_fill(2, torch.arange(64), 1.0)
 Patch = Callable[[dict[str, Any], Any], Any]  # registry, model -> model
 found: dict[str, str] = {}
 
@@ -66,26 +56,18 @@ def page() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def load_pack(registry: dict[str, Any]) -> Callable[[str], str]:
+def use_pack(registry: dict[str, Any]) -> Callable[[str], str]:
     """Load the pack that an environment variable names, or skip; returns its name and commit."""
 
     @cache
-    def load(variable: str) -> str:
-        folder = os.environ.get(variable)
-        if not folder:
-            pytest.skip(f"{variable} names no checkout of {PACKS[variable]}.")
-        commit = Path(folder, ".commit")  # of a checkout without git
-        told = (
-            commit.read_text()
-            if commit.exists()
-            else subprocess.run(
-                ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
-            ).stdout
-        )
-        assert asyncio.run(host_nodes.load_custom_node(folder, module_parent="custom_nodes"))
-        return f"{PACKS[variable]} {told[:7]}"
+    def use(variable: str) -> str:
+        if (checkout := find_checkout(variable)) is None:
+            pytest.skip(f"{variable} names no checkout of {REPOSITORIES[variable]}.")
+        folder, commit = checkout
+        load_pack(folder)
+        return commit
 
-    return load
+    return use
 
 
 @pytest.fixture
@@ -102,38 +84,12 @@ def ours(pack: Any, adapters: dict[str, Any], subjects: Any) -> Callable[..., An
     return patched
 
 
-def ipadapter(seed: int, mask: torch.Tensor | None) -> Patch:
-    """IPAdapterEmbeds with a drawn adapter of SDXL's form, and one embedding for one mask."""
+FIRST = partial(apply_ipadapter, seed=1, mask=HALF)
+SECOND = partial(apply_ipadapter, seed=500, mask=1 - HALF)
 
-    def patch(registry: dict[str, Any], model: Any) -> Any:
-        weights = model.model.diffusion_model.state_dict()
-        rooms = sorted(
-            (key.removesuffix(".attn2.to_k.weight") for key in weights if "attn2.to_k" in key),
-            key=lambda key: ("input_b", "output_", "middle_").index(key[:7]),
-        )
-        file = {
-            "image_proj": {
-                "proj.weight": noise(seed, 4 * TOKEN, 32) * 0.2,
-                "proj.bias": torch.zeros(4 * TOKEN),
-                "norm.weight": torch.ones(TOKEN),
-                "norm.bias": torch.zeros(TOKEN),
-            },
-            "ip_adapter": {
-                f"{2 * n + 1}.to_{kind}_ip.weight": noise(
-                    seed + n, weights[f"{room}.attn2.to_k.weight"].shape[0], TOKEN
-                ) * TOKEN**-0.5
-                for n, room in enumerate(rooms)
-                for kind in "kv"
-            },
-        }  # fmt: skip
-        embed = noise(seed, 1, 32)
-        return run_node(
-            *(registry, "IPAdapterEmbeds", model, file, embed, 0.8, "linear", 0.0, 1.0),
-            neg_embed=embed * 0,
-            attn_mask=mask,
-        )[0]
 
-    return patch
+def two_ipadapters(registry: dict[str, Any], model: Any) -> Any:
+    return SECOND(registry, FIRST(registry, model))
 
 
 def comfy_couple(registry: dict[str, Any], model: Any) -> Any:
@@ -153,14 +109,8 @@ def attention_couple(registry: dict[str, Any], model: Any) -> Any:
     return run_node(registry, "AttentionCouplePPM", model=model, **inputs)[0]
 
 
-def two_ipadapters(registry: dict[str, Any], model: Any) -> Any:
-    return SECOND(registry, FIRST(registry, model))
-
-
-HALF = torch.zeros(1, 128, 128).index_fill(2, torch.arange(64), 1.0)
-FIRST, SECOND = ipadapter(1, HALF), ipadapter(500, 1 - HALF)
 PARTNERS: dict[str, tuple[Patch, str]] = {
-    "an IPAdapter": (ipadapter(1, None), "IPADAPTER_PLUS"),
+    "an IPAdapter": (partial(apply_ipadapter, seed=1), "IPADAPTER_PLUS"),
     "two IPAdapters, each with a mask": (two_ipadapters, "IPADAPTER_PLUS"),
     "Attention Couple (PPM)": (attention_couple, "COMFYUI_PPM"),
     "Comfy Couple": (comfy_couple, "COMFY_COUPLE"),
@@ -168,8 +118,7 @@ PARTNERS: dict[str, tuple[Patch, str]] = {
 
 
 def picture(model: Any) -> torch.Tensor:
-    guider = guide(model, cond(POSITIVE), cond(NEGATIVE))
-    return sample(guider, sigmas=SIGMAS)
+    return sample(guide(model), sigmas=SIGMAS)
 
 
 def first_attention(model: Any) -> torch.Tensor:
@@ -188,9 +137,9 @@ def first_attention(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", PARTNERS)
-def test_other_packs(registry: Any, model: Any, ours: Any, load_pack: Any, name: str) -> None:
+def test_other_packs(registry: Any, model: Any, ours: Any, use_pack: Any, name: str) -> None:
     theirs, variable = PARTNERS[name]
-    of = load_pack(variable)
+    of = use_pack(variable)
 
     def beside(model: Any) -> Any:
         return theirs(registry, model)
@@ -211,9 +160,9 @@ def test_other_packs(registry: Any, model: Any, ours: Any, load_pack: Any, name:
 
 
 def test_subjects_between_two_ipadapters(
-    registry: Any, model: Any, ours: Any, load_pack: Any
+    registry: Any, model: Any, ours: Any, use_pack: Any
 ) -> None:
     """One IPAdapter before ours and one after: the same as both before."""
-    load_pack("IPADAPTER_PLUS")
+    use_pack("IPADAPTER_PLUS")
     between = SECOND(registry, ours(FIRST(registry, model)))
     assert_same(picture(between), picture(ours(two_ipadapters(registry, model))))

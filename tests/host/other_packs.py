@@ -1,0 +1,66 @@
+"""Packs of others and the research code, from git checkouts that the environment names."""
+
+import asyncio
+import importlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from sampling import noise
+
+from microworld.host import run_node
+
+REPOSITORIES = {
+    "IPADAPTER_PLUS": "cubiq/ComfyUI_IPAdapter_plus",
+    "COMFYUI_PPM": "pamparamm/ComfyUI-ppm",
+    "COMFY_COUPLE": "Danand/ComfyUI-ComfyCouple",
+    "MS_DIFFUSION": "MS-Diffusion/MS-Diffusion",
+}
+TOKEN = 2048  # channels of SDXL's text, by which IPAdapter_plus knows an adapter for it
+
+
+def find_checkout(variable: str) -> tuple[Path, str] | None:
+    """The folder that an environment variable names, and its repository and commit."""
+    if not (folder := os.environ.get(variable)):
+        return None
+    asked = ("git", "rev-parse", "--short=7", "HEAD")
+    told = subprocess.run(asked, cwd=folder, check=True, capture_output=True, text=True)
+    return Path(folder), f"{REPOSITORIES[variable]} {told.stdout.strip()}"
+
+
+def load_pack(folder: Path) -> None:
+    """As the host loads it."""
+    host_nodes: Any = importlib.import_module("nodes")
+    assert asyncio.run(host_nodes.load_custom_node(str(folder), module_parent="custom_nodes"))
+
+
+def apply_ipadapter(
+    registry: dict[str, Any], model: Any, seed: int, mask: torch.Tensor | None = None
+) -> Any:
+    """IPAdapterEmbeds with a drawn adapter of SDXL's form, and one embedding under one mask."""
+    weights = model.model.diffusion_model.state_dict()
+    rooms = sorted(
+        (key.removesuffix(".attn2.to_k.weight") for key in weights if "attn2.to_k" in key),
+        key=lambda key: ("input_b", "output_", "middle_").index(key[:7]),
+    )
+    layers = {
+        f"{2 * n + 1}.to_{kind}_ip.weight": noise(
+            seed + n, weights[f"{room}.attn2.to_k.weight"].shape[0], TOKEN
+        ) * TOKEN**-0.5
+        for n, room in enumerate(rooms)
+        for kind in "kv"
+    }  # fmt: skip
+    projection = {
+        "proj.weight": noise(seed, 4 * TOKEN, 32) * 0.2,
+        "proj.bias": torch.zeros(4 * TOKEN),
+        "norm.weight": torch.ones(TOKEN),
+        "norm.bias": torch.zeros(TOKEN),
+    }
+    file, embed = {"image_proj": projection, "ip_adapter": layers}, noise(seed, 1, 32)
+    return run_node(
+        *(registry, "IPAdapterEmbeds", model, file, embed, 0.8, "linear", 0.0, 1.0),
+        neg_embed=embed * 0,
+        attn_mask=mask,
+    )[0]
