@@ -14,8 +14,9 @@ from microworld.server import Server
 
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "browser_output"  # a screenshot of each state
-READY = """() => window.app?.isGraphReady && app.extensionManager?.workflow?.activeWorkflow
-    && window.LiteGraph?.registered_node_types?.MSDLayout"""
+# Older front ends have no isGraphReady, and open no workflow by themselves.
+READY = """() => window.LiteGraph?.registered_node_types?.MSDLayout
+    && (window.app?.isGraphReady ?? window.app?.canvas)"""
 # The visible canvas of the open graph's editor, in pixels of the screen, once it stands still.
 FRAME = """async () => {
     const read = () => {
@@ -253,7 +254,10 @@ class Ui:
     def capture(self) -> None:
         """End the undo step that a script began, as a click of a user does."""
         self.page.evaluate(
-            "() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
+            """() => {
+                const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
+                (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+            }"""
         )
 
     def shot(self, name: str) -> None:

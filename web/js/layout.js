@@ -93,6 +93,12 @@ function changeTracker() {
   return app.extensionManager.workflow.activeWorkflow?.changeTracker;
 }
 
+function endUndoStep() {
+  const tracker = changeTracker();
+  if (tracker?.captureCanvasState) tracker.captureCanvasState();
+  else tracker?.checkState(); // its name in older front ends
+}
+
 /** Make one undo step of what happens within the next frames: the host moves links and grows nodes. */
 function holdUndoStep() {
   const tracker = changeTracker();
@@ -152,7 +158,7 @@ function makeEditor(node) {
       };
     },
     linkedBoxes: () => (isLinked(node, "boxes") ? (lastRun()?.boxes ?? []) : null),
-    onChange: () => changeTracker()?.captureCanvasState(),
+    onChange: () => endUndoStep(),
     onRemove: (index) => {
       links.splice(index, 1);
       run = null;
