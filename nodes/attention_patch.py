@@ -4,15 +4,16 @@ beside whatever other packs have put on the same attentions."""
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import comfy.conds
 import torch
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.patcher_extension import WrappersMP
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWARGS
 from torch import Tensor
 
 from ..msd_core.attention import SubjectMask, masked_attention, phrase_maps, subject_mask
@@ -91,6 +92,7 @@ class Run:
     auto_layouts: dict[Any, "StepLayout"] = field(default_factory=dict)
     step: int = 0
     last_sigma: float = float("inf")
+    backend: str | None = None  # of TorchCompileModel
     told: bool = False  # that the model runs uncompiled
 
     def enter(self, sigma: float) -> None:
@@ -157,8 +159,11 @@ class SubjectAttentionPatch:
                 _marked(cond, number if name == "positive" else None, picture)
                 for number, cond in enumerate(conds)
             ]
-        options = extra_args["model_options"].setdefault("transformer_options", {})
-        options[_RUNS] = {**options.get(_RUNS, {}), self: Run(sigmas[:-1].tolist())}
+        model_options = extra_args["model_options"]
+        compiled = model_options.get(TORCH_COMPILE_KWARGS) or {}
+        run = Run(sigmas[:-1].tolist(), backend=compiled.get("backend"))
+        options = model_options.setdefault("transformer_options", {})
+        options[_RUNS] = {**options.get(_RUNS, {}), self: run}
         return executor(guider, sigmas, extra_args, *args)
 
     def apply_model(
@@ -172,30 +177,37 @@ class SubjectAttentionPatch:
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """APPLY_MODEL wrapper: put the image branch over what is on each block right now."""
+        """APPLY_MODEL wrapper: put the image branch over what is on each block right now. It is
+        put there also for calls in which it does nothing, since compiled code stays as it was at
+        first."""
         options = transformer_options or {}
         rows: tuple[Rows, ...] = kwargs.get(_ROWS) or _guess_rows(options)
-        stance = nullcontext()
+        run = options.get(_RUNS, {}).get(self)
+        if run is None:
+            run = Run([]) if self.subjects.auto_layout is None else self.outside
+        calls = _calls.get()
         if any(row.positive is not None for row in rows):
-            run = options.get(_RUNS, {}).get(self)
-            if run is None:
-                run = Run([]) if self.subjects.auto_layout is None else self.outside
             acts = self._acts(run, options)
             # Auto layout looks on from the first step, also while the subjects don't act yet.
             if acts or self.subjects.auto_layout is not None:
-                if _is_compiled(executor.class_obj, options):
-                    # Compiled code doesn't look at the options again: it would draw with the
-                    # subjects of an earlier run, or none.
-                    stance = torch.compiler.set_stance("force_eager")
-                    if not run.told:
-                        logging.warning(
-                            "MSD Apply: the model runs uncompiled, since what TorchCompileModel "
-                            "compiles would keep the subjects of an earlier run."
-                        )
-                    run.told = True
-                options = self._patched(run, rows, acts, options, x)
-        with stance:
-            return executor(x, timesteps, concat, context, control, options, **kwargs)
+                order = options.get("cond_or_uncond", [])
+                calls = (*calls, Call(self, run, rows, acts, x.shape[0], order))
+        stance = nullcontext()
+        if _is_compiled_wrongly(run, options):
+            stance = torch.compiler.set_stance("force_eager")
+            if not run.told:
+                logging.warning(
+                    "MSD Apply: the model runs uncompiled, since what TorchCompileModel compiles "
+                    "would keep the subjects of an earlier run."
+                )
+            run.told = True
+        options = self._patched(options)
+        before = _calls.set(calls)
+        try:
+            with stance:
+                return executor(x, timesteps, concat, context, control, options, **kwargs)
+        finally:
+            _calls.reset(before)
 
     def _acts(self, run: Run, transformer_options: dict[str, Any]) -> bool:
         always = self.sigma_start > 1e8 and self.sigma_end <= 0
@@ -205,56 +217,44 @@ class SubjectAttentionPatch:
         run.enter(sigma)
         return self.sigma_end <= sigma <= self.sigma_start
 
-    def _patched(
-        self,
-        run: Run,
-        rows: tuple[Rows, ...],
-        acts: bool,
-        transformer_options: dict[str, Any],
-        x: Tensor,
-    ) -> dict[str, Any]:
+    def _patched(self, transformer_options: dict[str, Any]) -> dict[str, Any]:
         replaced = transformer_options.get("patches_replace", {})
         attn2 = dict(replaced.get("attn2", {}))
         for block in self.keys_values:
             # The host looks for the block's own patch first, then for its room's.
             previous = attn2.get(block, attn2.get(block[:2]))
-            attn2[block] = partial(self._attend, run, rows, acts, x.shape[0], block, previous)
+            if not (isinstance(previous, partial) and previous.func is _attend):
+                attn2[block] = partial(_attend, block, previous)
         return {**transformer_options, "patches_replace": {**replaced, "attn2": attn2}}
 
-    def _attend(
+    def add_image_branch(
         self,
-        run: Run,
-        rows: tuple[Rows, ...],
-        acts: bool,
-        batch: int,
+        call: "Call",
         block: Block,
-        previous: Callable[..., Tensor] | None,
+        out: Tensor,
         q: Tensor,
         k: Tensor,
-        v: Tensor,
-        extra_options: dict[str, Any],
-        **kwargs: Any,
-    ) -> Tensor:
-        """attn2 replace patch: the text attention as it was, plus the image branch."""
-        heads = extra_options["n_heads"]
-        if previous is not None:
-            out = previous(q, k, v, extra_options, **kwargs).clone()
-        else:
-            out = optimized_attention(
-                q,
-                k,
-                v,
-                heads,
-                attn_precision=extra_options["attn_precision"],
-                transformer_options=extra_options,
-            )
-        height, width = extra_options["activations_shape"][-2:]
+        heads: int,
+        height: int,
+        width: int,
+        couple: bool,
+    ) -> None:
+        """Add the image branch to the text attention's output, in place.
+
+        Args:
+            out: [B, N, C], the text attention's output. q: [B, N, C]. k: [B, K, C], of the text.
+            heads: that C holds. height, width: of the grid whose N cells the queries are.
+            couple: whether an attention-couple pack says that it has enlarged the batch.
+        Raises:
+            ValueError: another pack has changed the queries or the batch in a way of its own.
+        """
         if q.shape[1] != height * width:
             raise ValueError(
                 f"MSD Apply: another node changed the {height * width} queries of block {block} to "
                 f"{q.shape[1]}, so that the subjects' places can't be found."
             )
-        for part, row in _positive_parts(rows, batch, q, extra_options):
+        run = call.run
+        for part, row in _positive_parts(call, q, couple):
             query = q[part]
             cells = self._cells(run, row, query, height, width)
             everything = cells.queries.numel() == query.shape[1]
@@ -263,7 +263,7 @@ class SubjectAttentionPatch:
                 followed = self._followed(settings, run, row, block, query, k[part], heads, cells)
                 if followed is not None:
                     queries, mask = None, followed
-            if not acts or (queries is not None and queries.numel() == 0):
+            if not call.acts or (queries is not None and queries.numel() == 0):
                 continue
             key, value = self._keys_values(run, q)[block]
             image = masked_attention(
@@ -277,7 +277,6 @@ class SubjectAttentionPatch:
                 out[part] += image
             else:
                 out[part].index_add_(1, queries, image)
-        return out
 
     def _keys_values(self, run: Run, q: Tensor) -> dict[Block, KeyValue]:
         """All layers' keys and values [1, K, width], moved to the query's device once a run."""
@@ -353,9 +352,120 @@ class SubjectAttentionPatch:
         return weights
 
 
-def _is_compiled(model: Any, transformer_options: dict[str, Any]) -> bool:
+def _is_compiled_wrongly(run: Run, transformer_options: dict[str, Any]) -> bool:
+    """TorchCompileModel's code doesn't look at the options again, so that it takes one block for
+    another wherever the model isn't a single graph; and CUDA graphs replay an earlier run."""
     wrappers = transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    return COMPILE_KEY in wrappers or hasattr(model.diffusion_model, "_orig_mod")
+    if COMPILE_KEY not in wrappers:
+        return False
+    replaced = transformer_options.get("patches_replace", {}).values()
+    others = any(
+        not (isinstance(patch, partial) and patch.func is _attend)
+        for patches in replaced
+        for patch in patches.values()
+    )
+    return (
+        run.backend == "cudagraphs"
+        or optimized_attention is not attention_pytorch  # others measure memory, and break graphs
+        or others
+        or bool(transformer_options.get("patches"))
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the model, as one MSD Apply sees it."""
+
+    patch: SubjectAttentionPatch
+    run: Run
+    rows: tuple[Rows, ...]
+    acts: bool
+    batch: int
+    order: Sequence[int]  # the host's cond_or_uncond
+    compiled: set[Block] = field(default_factory=set)  # blocks that compiled code has come to
+
+
+# Those of the model's call that is under way: what is compiled once asks here each time.
+_calls: ContextVar[tuple[Call, ...]] = ContextVar("ms_diffusion_calls", default=())
+
+
+def _attend(
+    block: Block,
+    previous: Callable[..., Tensor] | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    extra_options: dict[str, Any],
+    **kwargs: Any,
+) -> Tensor:
+    """attn2 replace patch: the text attention as it was, plus the image branch."""
+    heads = extra_options["n_heads"]
+    if previous is not None:
+        out = previous(q, k, v, extra_options, **kwargs).clone()
+    else:
+        out = optimized_attention(
+            q,
+            k,
+            v,
+            heads,
+            attn_precision=extra_options["attn_precision"],
+            transformer_options=extra_options,
+        )
+    height, width = extra_options["activations_shape"][-2:]
+    couple = "cond_or_uncond_couple" in extra_options
+    add = _add_compiled if torch.compiler.is_compiling() else _add
+    add(out, q, k, *block, heads, height, width, couple)
+    return out
+
+
+def _add(
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    room: str,
+    number: int,
+    index: int,
+    heads: int,
+    height: int,
+    width: int,
+    couple: bool,
+) -> None:
+    for call in _calls.get():
+        block = (room, number, index)
+        call.patch.add_image_branch(call, block, out, q, k, heads, height, width, couple)
+
+
+def _add_from_compiled(
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    room: str,
+    number: int,
+    index: int,
+    heads: int,
+    height: int,
+    width: int,
+    couple: bool,
+) -> None:
+    """Operation for torch.compile, which doesn't look into it: the code stays the same whoever goes
+    where, and whatever CUDA graph is made around it leaves it out."""
+    block = (room, number, index)
+    for call in _calls.get():
+        if block in call.compiled:
+            raise ValueError(
+                f"MSD Apply: the compiled model came to its block {block} twice in one call. "
+                "Bypass the node that compiles the model."
+            )
+        call.compiled.add(block)
+    _add(out, q, k, room, number, index, heads, height, width, couple)
+
+
+_UNSAFE: dict[str, Any] = (
+    {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+)
+_add_compiled = torch.library.custom_op(
+    "ms_diffusion::add_image_branch", _add_from_compiled, mutates_args=("out",), **_UNSAFE
+)
 
 
 def _marked(cond: dict[str, Any], positive: int | None, picture: tuple[int, int]) -> dict[str, Any]:
@@ -372,13 +482,11 @@ def _guess_rows(transformer_options: dict[str, Any]) -> tuple[Rows, ...]:
     return tuple(Rows(0 if index == 0 and not inside else None) for index in order)
 
 
-def _positive_parts(
-    rows: tuple[Rows, ...], batch: int, q: Tensor, extra_options: dict[str, Any]
-) -> list[tuple[slice, Rows]]:
+def _positive_parts(call: Call, q: Tensor, couple: bool) -> list[tuple[slice, Rows]]:
     """Slices of the query's rows that belong to positive conditionings."""
-    each = batch // len(rows)
-    if len(q) != batch:
-        rows = _repeated(rows, batch, q, extra_options)
+    rows, each = call.rows, call.batch // len(call.rows)
+    if len(q) != call.batch:
+        rows = _repeated(call, each, q, couple)
     return [
         (slice(n * each, (n + 1) * each), row)
         for n, row in enumerate(rows)
@@ -386,24 +494,21 @@ def _positive_parts(
     ]
 
 
-def _repeated(
-    rows: tuple[Rows, ...], batch: int, q: Tensor, extra_options: dict[str, Any]
-) -> tuple[Rows, ...]:
+def _repeated(call: Call, each: int, q: Tensor, couple: bool) -> tuple[Rows, ...]:
     """Rows of a batch that an attention-couple pack has enlarged: all but the negative's stand
     there once for each of the pack's texts, with the same query."""
-    each, order = batch // len(rows), extra_options["cond_or_uncond"]
-    negatives = order.count(1)
-    times, rest = divmod(len(q) - each * negatives, each * max(1, len(rows) - negatives))
-    counts = [1 if index == 1 else times for index in order]
+    negatives = call.order.count(1)
+    times, rest = divmod(len(q) - each * negatives, each * max(1, len(call.rows) - negatives))
+    counts = [1 if index == 1 else times for index in call.order]
     explained = not rest and sum(counts) * each == len(q)
-    if explained and "cond_or_uncond_couple" not in extra_options:  # not all packs say so
+    if explained and not couple:  # not all packs say so
         parts = iter(q.split(each))
         for count in counts:
             first, *copies = (next(parts) for _ in range(count))
             explained &= all(torch.equal(first, copy) for copy in copies)
     if not explained:
         raise ValueError(
-            f"MSD Apply: another node changed the batch of the attention from {batch} to {len(q)} "
-            "rows, so that the positive ones can't be told."
+            f"MSD Apply: another node changed the batch of the attention from {call.batch} to "
+            f"{len(q)} rows, so that the positive ones can't be told."
         )
-    return tuple(row for row, count in zip(rows, counts, strict=True) for _ in range(count))
+    return tuple(row for row, count in zip(call.rows, counts, strict=True) for _ in range(count))

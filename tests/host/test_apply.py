@@ -381,11 +381,9 @@ class TestCompany:
         wrappers = model.model_options["transformer_options"]["wrappers"]["apply_model"]
         patch = wrappers["ms_diffusion"][0].__self__
         q = noise(1, 1, 16, 128)
-        options = {"n_heads": 8, "attn_precision": None, "activations_shape": [1, 128, 4, 4]}
-        out = patch._attend(
-            module.Run([]), (module.Rows(0),), True, 1, ("middle", 0, 0),
-            lambda q, k, v, extra_options: q.double(), q, q, q, options,
-        )  # fmt: skip
+        out = q.double()
+        call = module.Call(patch, module.Run([]), (module.Rows(0),), True, 1, [0])
+        patch.add_image_branch(call, ("middle", 0, 0), out, q, q, 8, 4, 4, False)
         assert out.dtype == torch.float64
         changed = (out != q).any(-1)[0].view(4, 4)
         assert changed[1:3, :2].all() and changed.sum() == 4

@@ -279,6 +279,7 @@ def test_a_compiled_model_runs_uncompiled(
 ) -> None:
     compiled = node("TorchCompileModel", backend="inductor")
     ours = sample(guide(apply(plain, subjects(LEFT, RIGHT), 0.8)))
+    # On this CPU the host's attention isn't PyTorch's.
     for model in (
         apply(compiled(registry, plain), subjects(LEFT, RIGHT), 0.8),
         compiled(registry, apply(plain, subjects(LEFT, RIGHT), 0.8)),
@@ -286,7 +287,10 @@ def test_a_compiled_model_runs_uncompiled(
         caplog.clear()
         assert torch.equal(sample(guide(model)), ours)
         assert caplog.text.count("the model runs uncompiled") == 1
-    found["TorchCompileModel"] = "before and after: the same | uncompiled, and MSD Apply says so"
+    found["TorchCompileModel"] = (
+        "before and after: the same | uncompiled, and MSD Apply says so; "
+        "with PyTorch's attention and no other patches compiled (test_compile.py)"
+    )
 
 
 SAMPLERS = ("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2m", "uni_pc",

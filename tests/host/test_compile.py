@@ -1,0 +1,81 @@
+"""torch.compile of a model with subjects: no break of the graph and no recompilation of ours."""
+
+from typing import Any
+
+import pytest
+import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from sampling import EVERYWHERE, LEFT, RIGHT, assert_same, guide, noise, sample
+from torch._dynamo.utils import counters
+
+
+@pytest.fixture(autouse=True)
+def fresh(pack: Any, monkeypatch: Any) -> None:
+    """With torch's attention, as on GPUs: the host's own for CPUs measures free memory in each."""
+    from comfy.ldm.modules import attention
+
+    for module in (attention, pack.module("nodes.attention_patch")):
+        monkeypatch.setattr(module, "optimized_attention", attention.attention_pytorch)
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def compiled(model: Any, guards: bool) -> Any:
+    """As TorchCompileModel does it, which drops guards on transformer options, but without the
+    minutes that inductor takes for machine code."""
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    patched = model.clone()
+    given = {} if guards else {"options": {"guard_filter_fn": skip_torch_compile_dict}}
+    set_torch_compile_wrapper(patched, backend="aot_eager", **given)
+    return patched
+
+
+def graphs() -> int:
+    assert not counters["graph_break"]
+    return counters["stats"]["unique_graphs"]
+
+
+def test_all_guards(plain: Any, apply: Any, subjects: Any) -> None:
+    """As packs compile that keep the guards: one graph, whatever the weights, boxes and steps."""
+    for model in (
+        apply(plain, subjects(LEFT, RIGHT), 0.8),
+        apply(plain, subjects(LEFT, EVERYWHERE), 0.3, start_percent=0.4),
+    ):
+        assert_same(sample(guide(compiled(model, guards=True))), sample(guide(model)))
+        assert graphs() == 1
+
+
+def test_torch_compile_model(plain: Any, apply: Any, subjects: Any) -> None:
+    """One graph for the plain model and one with subjects, whatever they are, in any order."""
+    bare = sample(guide(plain))
+    for model in (
+        apply(plain, subjects(LEFT, RIGHT), 0.8),
+        apply(plain, subjects(LEFT, RIGHT, LEFT), 0.8, start_percent=0.4),
+        apply(plain, subjects(EVERYWHERE), 0.3),
+        apply(plain, subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=((1,), (2,)))),
+        apply(apply(plain, subjects(LEFT), 0.5), subjects(RIGHT), 0.5),
+    ):
+        assert_same(sample(guide(compiled(plain, guards=False))), bare)
+        assert_same(sample(guide(compiled(model, guards=False))), sample(guide(model)))
+        assert graphs() == 2
+
+
+def test_code_that_mixes_up_blocks_is_an_error(
+    pack: Any, plain: Any, apply: Any, subjects: Any
+) -> None:
+    """As after a break of the graph: one block's code runs for another."""
+    module = pack.module("nodes.attention_patch")
+    model = apply(plain, subjects(LEFT))
+    patch = model.model_options["transformer_options"]["wrappers"]["apply_model"]["ms_diffusion"][
+        0
+    ].__self__
+    call = module.Call(patch, module.Run([]), (module.Rows(0),), True, 1, [0])
+    q = noise(1, 1, 16, 128)
+    before = module._calls.set((call,))
+    try:
+        module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False)
+        with pytest.raises(ValueError, match="twice in one call"):
+            module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False)
+    finally:
+        module._calls.reset(before)
