@@ -382,7 +382,7 @@ class Call:
     acts: bool
     batch: int
     order: Sequence[int]  # the host's cond_or_uncond
-    compiled: set[Block] = field(default_factory=set)  # blocks that compiled code has come to
+    seen: set[Block] = field(default_factory=set)
 
 
 # Those of the model's call that is under way: what is compiled once asks here each time.
@@ -412,9 +412,9 @@ def _attend(
             transformer_options=extra_options,
         )
     height, width = extra_options["activations_shape"][-2:]
-    couple = "cond_or_uncond_couple" in extra_options
-    add = _add_compiled if torch.compiler.is_compiling() else _add
-    add(out, q, k, *block, heads, height, width, couple)
+    couple, compiled = "cond_or_uncond_couple" in extra_options, torch.compiler.is_compiling()
+    add = _add_compiled if compiled else _add
+    add(out, q, k, *block, heads, height, width, couple, compiled)
     return out
 
 
@@ -429,42 +429,26 @@ def _add(
     height: int,
     width: int,
     couple: bool,
+    compiled: bool,
 ) -> None:
-    for call in _calls.get():
-        block = (room, number, index)
-        call.patch.add_image_branch(call, block, out, q, k, heads, height, width, couple)
-
-
-def _add_from_compiled(
-    out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    room: str,
-    number: int,
-    index: int,
-    heads: int,
-    height: int,
-    width: int,
-    couple: bool,
-) -> None:
-    """Operation for torch.compile, which doesn't look into it: the code stays the same whoever goes
-    where, and whatever CUDA graph is made around it leaves it out."""
     block = (room, number, index)
     for call in _calls.get():
-        if block in call.compiled:
+        if compiled and block in call.seen:
             raise ValueError(
                 f"MSD Apply: the compiled model came to its block {block} twice in one call. "
                 "Bypass the node that compiles the model."
             )
-        call.compiled.add(block)
-    _add(out, q, k, room, number, index, heads, height, width, couple)
+        call.seen.add(block)
+        call.patch.add_image_branch(call, block, out, q, k, heads, height, width, couple)
 
 
+# For torch.compile an operation that it doesn't look into: the code stays the same whoever goes
+# where, and whatever CUDA graph is made around it leaves it out.
 _UNSAFE: dict[str, Any] = (
     {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 )
 _add_compiled = torch.library.custom_op(
-    "ms_diffusion::add_image_branch", _add_from_compiled, mutates_args=("out",), **_UNSAFE
+    "ms_diffusion::add_image_branch", _add, mutates_args=("out",), **_UNSAFE
 )
 
 

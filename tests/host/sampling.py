@@ -54,6 +54,12 @@ def sample(
     )  # fmt: skip
 
 
+def patch_of(model: Any) -> Any:
+    """What MSD Apply has put on a model."""
+    wrappers = model.model_options["transformer_options"]["wrappers"]["apply_model"]
+    return wrappers["ms_diffusion"][0].__self__
+
+
 def with_watch(model: Any, *positive_seeds: int) -> tuple[Any, list[tuple[list[bool], list[bool]]]]:
     """A clone that, at each call of the UNet, notes which rows our patch changed and which rows'
     text is a positive prompt's."""

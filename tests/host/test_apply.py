@@ -19,6 +19,7 @@ from sampling import (
     cond,
     guide,
     noise,
+    patch_of,
     sample,
     with_watch,
 )
@@ -377,9 +378,7 @@ class TestCompany:
     ) -> None:
         """Other packs' attention may give another type than its query has."""
         module = pack.module("nodes.attention_patch")
-        model = apply(plain, subjects(LEFT))
-        wrappers = model.model_options["transformer_options"]["wrappers"]["apply_model"]
-        patch = wrappers["ms_diffusion"][0].__self__
+        patch = patch_of(apply(plain, subjects(LEFT)))
         q = noise(1, 1, 16, 128)
         out = q.double()
         call = module.Call(patch, module.Run([]), (module.Rows(0),), True, 1, [0])
@@ -447,9 +446,7 @@ class TestRefusals:
     def test_the_model_does_not_keep_the_photos(
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
-        model = apply(plain, subjects(LEFT))
-        wrappers = model.model_options["transformer_options"]["wrappers"]
-        (subject,) = wrappers["apply_model"]["ms_diffusion"][0].__self__.subjects.subjects
+        (subject,) = patch_of(apply(plain, subjects(LEFT))).subjects.subjects
         assert subject.photos.numel() == 0 and subject.image_tokens is None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from sampling import EVERYWHERE, LEFT, RIGHT, assert_same, guide, noise, sample
+from sampling import EVERYWHERE, LEFT, RIGHT, assert_same, guide, noise, patch_of, sample
 from torch._dynamo.utils import counters
 
 
@@ -66,16 +66,13 @@ def test_code_that_mixes_up_blocks_is_an_error(
 ) -> None:
     """As after a break of the graph: one block's code runs for another."""
     module = pack.module("nodes.attention_patch")
-    model = apply(plain, subjects(LEFT))
-    patch = model.model_options["transformer_options"]["wrappers"]["apply_model"]["ms_diffusion"][
-        0
-    ].__self__
+    patch = patch_of(apply(plain, subjects(LEFT)))
     call = module.Call(patch, module.Run([]), (module.Rows(0),), True, 1, [0])
     q = noise(1, 1, 16, 128)
     before = module._calls.set((call,))
     try:
-        module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False)
+        module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False, True)
         with pytest.raises(ValueError, match="twice in one call"):
-            module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False)
+            module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False, True)
     finally:
         module._calls.reset(before)
