@@ -98,7 +98,7 @@ def quality(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """What the image branch costs a sampling step; -- --device cuda --full on a GPU."""
-    host = _install(session, "test")
+    host = _install(session, "test", "bench")
     arguments = session.posargs or ["--write"]
     session.run("python", "tests/bench/step.py", *arguments, env=_host_env(host))
 

@@ -1,10 +1,11 @@
 """What one sampling step costs with the image branch, against the plain model: `nox -s bench`.
 
 Everything runs in one sampling run of the real host, variants in turn, so that a busy machine hits
-all of them alike. On a CPU the branch is timed directly, by the processor time of what MSD Apply
-adds, as a share of the whole step: the difference of two whole steps drowns in noise there.
+all of them alike. On a CPU what a variant adds is timed directly, as a share of the whole step: the
+difference of two whole steps drowns in noise there. Beside MSD Apply stand IPAdapter_plus and the
+research code, where IPADAPTER_PLUS and MS_DIFFUSION name checkouts of them.
 
-    python tests/bench/step.py [--device cuda] [--full] [--steps 9] [--write]
+    python tests/bench/step.py [--device cuda] [--full] [--steps 9] [--scaling] [--write]
 """
 
 import argparse
@@ -14,7 +15,9 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,11 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 parser.add_argument("--full", action="store_true", help="SDXL's real widths at 1024 x 1024, fp16")
 parser.add_argument("--steps", type=int, default=9, help="of each variant, after the first")
+parser.add_argument("--scaling", action="store_true", help="1 to 16 subjects, 32 to 192 cells")
 parser.add_argument("--write", action="store_true", help="write docs/benchmarks/")
 options = parser.parse_args()
 
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "host")]
 from microworld.host import load_host  # noqa: E402
 
 HOST_NODES = load_host()  # before anything of the host looks for a GPU
@@ -35,12 +40,28 @@ HOST_NODES = load_host()  # before anything of the host looks for a GPU
 import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
+from models import build_sdxl  # noqa: E402
+from other_packs import find_checkout, load_pack  # noqa: E402
+from peers import TOKENS, Box, Research, Step, ipadapters  # noqa: E402
+from sampling import noise  # noqa: E402
+from scaling import plot, scale  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 # Boxes that cover half of the picture with two subjects, all of it with four, an equal share each.
-HALF = [(0.0, 0.25, 0.5, 0.75), (0.5, 0.25, 1.0, 0.75)]
-QUARTERS = [(x, y, x + 0.5, y + 0.5) for x in (0.0, 0.5) for y in (0.0, 0.5)]
-TOKENS = 16  # image tokens of a subject
+LAYOUTS: dict[str, list[Box]] = {
+    "2 on half": [(0.0, 0.25, 0.5, 0.75), (0.5, 0.25, 1.0, 0.75)],
+    "4 on all": [(x, y, x + 0.5, y + 0.5) for x in (0.0, 0.5) for y in (0.0, 0.5)],
+}
+OURS, THEIRS, CODE = "MSD Apply", "IPAdapter_plus, masked", "research code"
+PLAIN, PLAIN_CODE = "plain", "plain, in diffusers"
+Seconds = dict[str, dict[str, list[float]]]  # variant -> part -> steps, the first step first
+# Parts of what MSD Apply adds: the function that does it, of its module or of its class.
+PARTS = {
+    "the attention itself": "masked_attention",
+    "places and masks": "_cells",
+    "keys and values": "_keys_values",
+    "auto layout's maps": "_followed",
+}
 
 
 def module(name: str) -> Any:
@@ -49,24 +70,20 @@ def module(name: str) -> Any:
     return sys.modules[f"{own}.{name}"]
 
 
-def build(full: bool, device: str) -> Any:
-    """SDXL with random weights: of half the width, or the real one."""
-    sys.path.insert(0, str(ROOT / "tests" / "host"))
-    sys.path.insert(0, str(ROOT / "tests"))
-    from models import build_sdxl
-
-    kind = torch.float16 if device == "cuda" else torch.float32
-    patcher = build_sdxl((2, 10), 320 if full else 160, 2048, 64, kind)
-    patcher.load_device = torch.device(device)
+def build(depth: tuple[int, int], channels: int) -> Any:
+    """SDXL with random weights, of sizes that keep numbers alive."""
+    kind = torch.float16 if options.device == "cuda" else torch.float32
+    patcher = build_sdxl(depth, channels, 2048, 64, kind)
+    patcher.load_device = torch.device(options.device)
     g = torch.Generator().manual_seed(0)
-    for parameter in patcher.model.diffusion_model.parameters():  # of sizes that keep numbers alive
+    for parameter in patcher.model.diffusion_model.parameters():
         fan = parameter[0].numel() if parameter.ndim > 1 else 1
         values = torch.randn(parameter.shape, generator=g) * fan**-0.5
         parameter.data = (values if parameter.ndim > 1 else 1 + 0.1 * values).to(kind)
     return patcher
 
 
-def make_patch(model: Any, boxes: list[Any], auto: bool = False) -> Any:
+def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
     """What MSDApply puts on a model, with random keys and values."""
     kinds, g = module("nodes.subjects"), torch.Generator().manual_seed(1)
     subjects = tuple(
@@ -90,10 +107,11 @@ def make_patch(model: Any, boxes: list[Any], auto: bool = False) -> Any:
 
 
 class Clock:
-    """Time by part. Processor time on the CPU; on a GPU, wall time with the queue run empty."""
+    """Seconds by part: processor time on a CPU. On a GPU parts aren't timed, since waiting for each
+    would be what is measured; a whole step is, with the queue run empty before and after."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self) -> None:
+        self.device = options.device
         self.parts: dict[str, float] = defaultdict(float)
 
     def now(self) -> float:
@@ -103,6 +121,9 @@ class Clock:
         return time.process_time()
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        if self.device == "cuda":
+            return function
+
         def run(*args: Any, **kwargs: Any) -> Any:
             begin = self.now()
             try:
@@ -113,15 +134,49 @@ class Clock:
         return run
 
 
+def plain(clock: Clock, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+    return executor(*args, **kwargs)
+
+
+def ours(patch: Any) -> Step:
+    """One call of the host's model with MSD Apply's patch; times all that it adds."""
+
+    def step(clock: Clock, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        host = clock.timed("host", executor)
+        host.class_obj = executor.class_obj  # type: ignore[attr-defined]
+        out = clock.timed("added", patch.apply_model)(host, *args, **kwargs)
+        # The host's part calls back into ours, and that calls the text's attention.
+        parts = clock.parts
+        parts["added"] += parts["attend"] - parts["text"] - parts.pop("host", 0.0)
+        return out
+
+    return step
+
+
+@contextmanager
+def timed_parts(clock: Clock) -> Iterator[None]:
+    """Time the parts of MSD Apply's patch."""
+    code = module("nodes.attention_patch")
+    kind = code.SubjectAttentionPatch
+    parts = {**PARTS, "attend": "_attend", "text": "optimized_attention"}
+    places = {part: (kind if hasattr(kind, name) else code, name) for part, name in parts.items()}
+    kept = {part: getattr(*place) for part, place in places.items()}
+    for part, place in places.items():
+        setattr(*place, clock.timed(part, kept[part]))
+    try:
+        yield
+    finally:
+        for part, place in places.items():
+            setattr(*place, kept[part])
+
+
 def measure(
-    model: Any, patches: dict[str, Any], cells: tuple[int, int], steps: int, device: str
-) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each step of each variant, "plain" among them: variant -> part -> steps, the first
-    of which is the first step. Parts: step, and on a CPU ours, what the branch adds to it."""
-    clock, ours = Clock(device), module("nodes.attention_patch")
-    kind = ours.SubjectAttentionPatch
-    order = ["plain", *patches]
-    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in order}
+    model: Any, variants: dict[str, Step], cells: int, steps: int, patches: Sequence[Any]
+) -> Seconds:
+    """Seconds of each step of each variant. Parts: step; on a CPU added, and of ours its parts; on
+    a GPU the most MiB that a step holds over what it found."""
+    clock, order = Clock(), list(variants)
+    found: Seconds = {name: defaultdict(list) for name in order}
     calls = 0
 
     def forward(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -129,68 +184,122 @@ def measure(
         name = order[calls % len(order)]
         calls += 1
         clock.parts.clear()
+        if clock.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
         begin = clock.now()
-        if name == "plain":
-            out = executor(*args, **kwargs)
-        elif device == "cpu":
-            host = clock.timed("host", executor)
-            host.class_obj = executor.class_obj  # type: ignore[attr-defined]
-            out = patches[name].apply_model(host, *args, **kwargs)
-        else:  # waiting for each part would be what is measured
-            out = patches[name].apply_model(executor, *args, **kwargs)
-        whole = clock.now() - begin
+        out = variants[name](clock, executor, *args, **kwargs)
+        whole = clock.now() - begin - clock.parts.pop("aside", 0.0)
+        print(f"{name}, step {len(found[name]['step'])}: {whole:.2f} s", flush=True)
         found[name]["step"].append(whole)
-        if device == "cpu" and name != "plain":
-            parts = clock.parts
-            added = whole - parts["host"] + parts["attend"] - parts["text"]
-            found[name]["ours"].append(added)
+        if clock.device == "cuda":
+            found[name]["MiB"].append((torch.cuda.max_memory_allocated() - held) / 2**20)
+        for part, seconds in clock.parts.items():
+            found[name][part].append(seconds)
         return out
 
+    # Else the host calls the model twice a step where it finds a picture large.
+    model.model.memory_required = lambda *args, **kwargs: 0
     patched = model.clone()
-    for patch in patches.values():
+    for patch in patches:
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "bench", patch.start_run)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench", forward)
     guider = comfy.samplers.CFGGuider(patched)
-    g = torch.Generator().manual_seed(2)
-    texts = [torch.randn(1, 77, 2048, generator=g) for _ in range(2)]
+    texts = [noise(seed, 1, 77, 2048) for seed in (2, 3)]
     guider.set_conds(*([[t, {"pooled_output": torch.zeros(1, 1280)}]] for t in texts))
     guider.set_cfg(7.0)
-    noise = torch.randn(1, 4, *cells, generator=g)
+    start = noise(4, 1, 4, cells, cells)
     count = len(order) * (steps + 1)
     sigmas = torch.cat([torch.linspace(14.0, 0.5, count), torch.zeros(1)])
     euler = comfy.samplers.sampler_object("euler")
-    attend, text = kind._attend, ours.optimized_attention
-    try:
-        if device == "cpu":
-            ours.optimized_attention = clock.timed("text", text)
-            kind._attend = lambda *given: clock.timed("attend", attend)(*given)
-        guider.sample(noise, noise * 0, euler, sigmas, disable_pbar=True, seed=1)
-    finally:
-        kind._attend, ours.optimized_attention = attend, text
+    with timed_parts(clock):
+        guider.sample(start, start * 0, euler, sigmas, disable_pbar=True, seed=1)
     assert calls == count
     return found
 
 
-def report(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """Ratios to the plain step, by variant; medians over the steps after the first."""
-    plain = statistics.median(found["plain"]["step"][1:])
-    rows = {}
-    for name, parts in found.items():
-        if name == "plain":
+def compare(full: bool, steps: int) -> tuple[Seconds, list[str]]:
+    """All variants in one run; also what the checkouts are."""
+    channels, edge = (320, 128) if full else (160, 64)
+    model = build((2, 10), channels)
+    patches = {
+        f"{OURS}: {name}": make_patch(model, boxes, auto)
+        for name, boxes, auto in (
+            *((name, boxes, False) for name, boxes in LAYOUTS.items()),
+            ("2 on half, auto layout", LAYOUTS["2 on half"], True),
+        )
+    }
+    variants: dict[str, Step] = {PLAIN: plain, **{n: ours(patch) for n, patch in patches.items()}}
+    commits = []
+    if checkout := find_checkout("IPADAPTER_PLUS"):
+        load_pack(checkout[0])
+        for name, boxes in LAYOUTS.items():
+            variants[f"{THEIRS}: {name}"] = ipadapters(HOST_NODES, model, boxes)
+        commits.append(checkout[1])
+    if checkout := find_checkout("MS_DIFFUSION"):
+        import diffusers
+
+        widths = [channels * n for n in (1, 2, 4)]
+        kind = model.model.get_dtype()
+        research = Research(checkout[0], widths, kind, options.device)
+        variants[PLAIN_CODE] = research.step([])
+        for name, boxes in LAYOUTS.items():
+            variants[f"{CODE}: {name}"] = research.step(boxes)
+        commits += [checkout[1], f"diffusers {diffusers.__version__}"]
+    return measure(model, variants, edge, steps, list(patches.values())), commits
+
+
+def time_layouts(
+    model: Any, layouts: dict[int, Sequence[Box]], cells: int
+) -> tuple[dict[int, float], float]:
+    """Median seconds that MSD Apply adds to a step, by layout, and of the plain step."""
+    patches = {str(n): make_patch(model, boxes) for n, boxes in layouts.items()}
+    variants: dict[str, Step] = {PLAIN: plain, **{n: ours(patch) for n, patch in patches.items()}}
+    found = measure(model, variants, cells, 5, list(patches.values()))
+    added = {n: statistics.median(found[str(n)]["added"][1:]) for n in layouts}
+    return added, statistics.median(found[PLAIN]["step"][1:])
+
+
+def report(found: Seconds) -> dict[str, dict[str, float]]:
+    """Ratios by variant; medians over the steps after the first."""
+
+    def later(name: str, part: str) -> float:
+        return statistics.median(found[name][part][1:])
+
+    rows: dict[str, dict[str, float]] = {}
+    for name in found:
+        if name in (PLAIN, PLAIN_CODE):
             continue
-        first, *later = parts["step"]
-        rows[name] = {"step over plain": statistics.median(later) / plain}
-        if ours := parts.get("ours"):
-            rows[name]["directly timed, share of plain"] = statistics.median(ours[1:]) / plain
-            rows[name]["the same, first step"] = ours[0] / plain
+        whole = later(PLAIN_CODE if name.startswith(CODE) else PLAIN, "step")
+        row = rows[name] = {"step over plain": later(name, "step") / whole}
+        if "added" in found[name]:
+            row["added, share of plain"] = later(name, "added") / whole
+            row["added by the first step, share of plain"] = found[name]["added"][0] / whole
         else:
-            rows[name]["first step over a later one, ms"] = 1000 * (
-                first - statistics.median(later)
+            row["first step over a later one, ms"] = 1000 * (
+                found[name]["step"][0] - later(name, "step")
             )
+            row["memory over plain, MiB"] = later(name, "MiB") - later(PLAIN, "MiB")
+    for name, row in rows.items():
+        us = rows[f"{OURS}: {name.split(': ')[1]}"]
+        for column in [key for key in us if key == "added, share of plain"]:
+            row["times MSD Apply's"] = row[column] / us[column]
     return rows
 
 
-def machine() -> dict[str, Any]:
+def profile(found: Seconds) -> dict[str, dict[str, float]]:
+    """Shares of what MSD Apply adds, by part; medians over the steps after the first."""
+    rows = {}
+    for name, parts in found.items():
+        if name.startswith(OURS) and "added" in parts:
+            whole = statistics.median(parts["added"][1:])
+            row = {p: statistics.median(parts[p][1:]) / whole if p in parts else 0.0 for p in PARTS}
+            rows[name] = {f"{part}, share": share for part, share in row.items()}
+            rows[name]["the rest, share"] = 1 - sum(row.values())
+    return rows
+
+
+def machine(commits: list[str]) -> dict[str, Any]:
     import comfyui_version
 
     processor = platform.processor() or platform.machine()
@@ -207,6 +316,7 @@ def machine() -> dict[str, Any]:
         "model": "SDXL" if options.full else "SDXL of half the width, float32",
         "cells of the latent": 128 if options.full else 64,
         "steps of each variant": options.steps,
+        "beside it": " and ".join(commits) or "nothing",
     }
 
 
@@ -215,38 +325,42 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, row in rows.items():
         cells = (
-            f"{100 * row[c]:.2f} %" if "share" in c or "same" in c else f"{row[c]:.3g}"
+            "" if c not in row else f"{100 * row[c]:.2f} %" if "share" in c else f"{row[c]:.3g}"
             for c in columns
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def write(name: str, result: dict[str, Any], text: str) -> None:
+    """Keep the numbers as JSON, and put the text into the page."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    (DOCS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    page = DOCS / "README.md"
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    page.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
 def main() -> None:
     torch.set_num_threads(1 if options.device == "cpu" else 8)
-    edge = 128 if options.full else 64
-    model = build(options.full, options.device)
-    patches = {
-        "2 subjects on half": make_patch(model, HALF),
-        "4 subjects on all": make_patch(model, QUARTERS),
-        "2 subjects, auto layout": make_patch(model, HALF, auto=True),
-    }
-    found = measure(model, patches, (edge, edge), options.steps, options.device)
-    rows = report(found)
-    print(table(rows), flush=True)
-    result: dict[str, Any] = {"machine": machine(), "rows": rows, "seconds": found}
+    if options.scaling:
+        result = scale(partial(time_layouts, build((1, 1), 64)))
+        text = "\n".join(f"- {k}: {v:.2f}" for k, v in result.items() if isinstance(v, float))
+        print(json.dumps(result, indent=1))
+        if options.write:
+            plot(result, DOCS / "scaling.png")
+            write("scaling", result, text)
+        return
+    found, commits = compare(options.full, options.steps)
+    rows, parts, told = report(found), profile(found), machine(commits)
+    text = "\n\n".join(
+        (*(table(r) for r in (rows, parts) if r), ", ".join(f"{k} {v}" for k, v in told.items()))
+    )
+    print(text, flush=True)
     if options.write:
-        DOCS.mkdir(parents=True, exist_ok=True)
-        name = f"{options.device}{'-full' if options.full else ''}"
-        (DOCS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        page = DOCS / "README.md"
-        text = page.read_text(encoding="utf-8")
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, rest = text.split(begin)
-        told = ", ".join(f"{k} {v}" for k, v in result["machine"].items())
-        page.write_text(
-            f"{before}{begin}{table(rows)}\n\n{told}\n{end}{rest.split(end)[1]}", encoding="utf-8"
-        )
+        result = {"machine": told, "rows": rows, "parts": parts, "seconds": found}
+        write(f"{options.device}{'-full' if options.full else ''}", result, text)
 
 
 if __name__ == "__main__":
