@@ -1,5 +1,6 @@
 """Mistakes in the host-facing half, each made once and seen to be caught by golden set d or f."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_negative_rows_get_the_branch(check: Any, pack: Any, monkeypatch: Any) -
 def test_rows_in_the_wrong_order(check: Any, pack: Any, monkeypatch: Any) -> None:
     patch = pack.module("nodes.attention_patch")
     right = patch._positive_parts
-    reversed_rows = lambda rows, *rest: right(rows[::-1], *rest)  # noqa: E731
+    reversed_rows = lambda call, *rest: right(replace(call, rows=call.rows[::-1]), *rest)  # noqa: E731
     monkeypatch.setattr(patch, "_positive_parts", reversed_rows)
     caught(check, "two")
 
