@@ -51,21 +51,25 @@ def plot(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, name, grown, label in (
-        (left, "subjects", "subjects", "subjects on half of 64 x 64 cells"),
-        (right, "latent", "cells", "cells of the latent's edge, 2 subjects on half"),
+    edges = found["plain step"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    what = f"the plain step (exponent {found['exponent of cells, plain step']:.2f})"
+    right.loglog(list(edges), list(edges.values()), "s--", color="tab:orange", label=what)
+    for axis, name, grown, label, ticks in (
+        (left, "subjects", "subjects", "subjects on half of 64 x 64 cells", (1, 2, 3)),
+        (right, "latent", "cells", "cells of the latent's edge, 2 subjects", (0.3, 1, 3, 10, 30)),
     ):
         what = f"MSD Apply adds (exponent {found[f'exponent of {grown}']:.2f})"
         axis.loglog(list(found[name]), list(found[name].values()), "o-", label=what)
-        axis.set_xticks(list(found[name]), [str(n) for n in found[name]])
+        for set_ticks, values in (
+            (axis.set_xticks, [int(n) for n in found[name]]),
+            (axis.set_yticks, ticks),
+        ):
+            set_ticks(values, [str(n) for n in values])
         axis.minorticks_off()
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
-    edges = found["plain step"]
-    what = f"the plain step (exponent {found['exponent of cells, plain step']:.2f})"
-    right.loglog(list(edges), list(edges.values()), "s--", label=what)
-    left.set_ylabel("time; 1 subject (left) and 64 cells (right) are 1")
-    left.legend()
-    right.legend()
+        axis.legend()
+    left.set_ylabel("time of 1 subject = 1")
+    right.set_ylabel("time of 64 x 64 cells = 1")
     figure.savefig(path, dpi=100)
