@@ -223,7 +223,7 @@ class SubjectAttentionPatch:
         for block in self.keys_values:
             # The host looks for the block's own patch first, then for its room's.
             previous = attn2.get(block, attn2.get(block[:2]))
-            if not (isinstance(previous, partial) and previous.func is _attend):
+            if not _is_ours(previous):
                 attn2[block] = partial(_attend, block, previous)
         return {**transformer_options, "patches_replace": {**replaced, "attn2": attn2}}
 
@@ -359,11 +359,7 @@ def _is_compiled_wrongly(run: Run, transformer_options: dict[str, Any]) -> bool:
     if COMPILE_KEY not in wrappers:
         return False
     replaced = transformer_options.get("patches_replace", {}).values()
-    others = any(
-        not (isinstance(patch, partial) and patch.func is _attend)
-        for patches in replaced
-        for patch in patches.values()
-    )
+    others = any(not _is_ours(patch) for patches in replaced for patch in patches.values())
     return (
         run.backend == "cudagraphs"
         or optimized_attention is not attention_pytorch  # others measure memory, and break graphs
@@ -416,6 +412,10 @@ def _attend(
     add = _add_compiled if compiled else _add
     add(out, q, k, *block, heads, height, width, couple, compiled)
     return out
+
+
+def _is_ours(patch: Any) -> bool:
+    return isinstance(patch, partial) and patch.func is _attend
 
 
 def _add(

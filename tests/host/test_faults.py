@@ -191,19 +191,15 @@ def several(count: int) -> Callable[[Prompt, Server], None]:
     return change
 
 
-def no_mask(prompt: Prompt, server: Server) -> None:
-    prompt["91"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 8, "height": 8}}
-    inputs(prompt, "MSDLayout")["reference_masks.reference_mask_1"] = ["91", 0]
+def solid_mask(socket: str, value: float, size: tuple[int, int] = (8, 8)) -> Any:
+    """A mask of one value on a socket of MSD Layout."""
 
+    def change(prompt: Prompt, server: Server) -> None:
+        given = {"value": value, "width": size[0], "height": size[1]}
+        prompt["91"] = {"class_type": "SolidMask", "inputs": given}
+        inputs(prompt, "MSDLayout")[socket] = ["91", 0]
 
-def soft_region(prompt: Prompt, server: Server) -> None:
-    prompt["91"] = {"class_type": "SolidMask", "inputs": {"value": 0.4, "width": 9, "height": 5}}
-    inputs(prompt, "MSDLayout")["regions.region_1"] = ["91", 0]
-
-
-def black_region(prompt: Prompt, server: Server) -> None:
-    prompt["91"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 8, "height": 8}}
-    inputs(prompt, "MSDLayout")["regions.region_1"] = ["91", 0]
+    return change
 
 
 def failing(error: str) -> Callable[[Prompt, Server], None]:
@@ -255,9 +251,9 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "phrase with control characters": phrase("st\x00ar\x1b[0m\u202e"),
     "phrase of punctuation": phrase("?!,"),
     "phrase with weight, embedding and BREAK": phrase("(star:1.2) embedding:none BREAK"),
-    "all-black reference mask": no_mask,
-    "all-black region": black_region,
-    "soft region of another size": soft_region,
+    "all-black reference mask": solid_mask("reference_masks.reference_mask_1", 0.0),
+    "all-black region": solid_mask("regions.region_1", 0.0),
+    "soft region of another size": solid_mask("regions.region_1", 0.4, (9, 5)),
     "linked boxes that are no JSON": linked_boxes("[[0, 0, 1"),
     "linked boxes with NaN": linked_boxes("nan,0,1,1;0,0,1,1"),
     "linked boxes with infinity": linked_boxes("0,0,inf,1;0,0,1,1"),

@@ -158,7 +158,7 @@ function makeEditor(node) {
       };
     },
     linkedBoxes: () => (isLinked(node, "boxes") ? (lastRun()?.boxes ?? []) : null),
-    onChange: () => endUndoStep(),
+    onChange: endUndoStep,
     onRemove: (index) => {
       links.splice(index, 1);
       run = null;
