@@ -88,23 +88,25 @@ def _ground(adapter: Any, *made_from: Tensor) -> Tensor:
 def phrase_embeds(clip: Any, phrases: Sequence[str]) -> Tensor:
     """[S, F]: the pooled output of SDXL's first text encoder (after its final layer norm, at the
     end-of-text token, not projected) for each bare phrase, weights of prompt syntax ignored."""
-    encoders = clip.cond_stage_model
-    clip_l = getattr(encoders, "clip_l", None)
-    if clip_l is None:
+    if getattr(clip.cond_stage_model, "clip_l", None) is None:
         raise ValueError("clip: it has no CLIP-L. Connect the CLIP of an SDXL checkpoint.")
-    pooled = []
+    # Kept, so that the text encoder needn't come back to the GPU where only boxes have moved.
+    return torch.cat([_kept.get(clip, p, make=partial(_embed, clip, p)) for p in phrases])
+
+
+def _embed(clip: Any, phrase: str) -> Tensor:
+    encoders = clip.cond_stage_model
     encoders.reset_clip_options()
     try:
-        for phrase in phrases:
-            tokens = clip.tokenize(phrase, disable_weights=True)
-            clip.load_model(tokens)
-            # Projected, the default, is wrong for SDXL: its CLIP-L has no projection weights.
-            options = {"projected_pooled": False, "execution_device": clip.patcher.load_device}
-            clip_l.set_clip_options(options)
-            pooled.append(clip_l.encode_token_weights(tokens["l"])[1])
+        tokens = clip.tokenize(phrase, disable_weights=True)
+        clip.load_model(tokens)
+        # Projected, the default, is wrong for SDXL: its CLIP-L has no projection weights.
+        options = {"projected_pooled": False, "execution_device": clip.patcher.load_device}
+        encoders.clip_l.set_clip_options(options)
+        pooled: Tensor = encoders.clip_l.encode_token_weights(tokens["l"])[1]
     finally:
         encoders.reset_clip_options()
-    return torch.cat(pooled).float()
+    return pooled.float()
 
 
 def _check_features(features: Tensor | None, wanted: int, number: int) -> None:

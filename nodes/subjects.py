@@ -76,12 +76,15 @@ class Kept:
     def __init__(self) -> None:
         self._results: WeakKeyDictionary[Any, OrderedDict[bytes, Tensor]] = WeakKeyDictionary()
 
-    def get(self, model: Any, *made_from: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` gave for these tensors, which must not be written to, or gives now."""
+    def get(self, model: Any, *made_from: Tensor | str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gave for these, or gives now. It must not be written to."""
         digest = hashlib.blake2b()
-        for tensor in made_from:
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().data)
+        for given in made_from:
+            if isinstance(given, str):
+                digest.update(given.encode())
+                continue
+            digest.update(f"{given.dtype}{tuple(given.shape)}".encode())
+            digest.update(given.cpu().contiguous().numpy().data)
         results = self._results.setdefault(model, OrderedDict())
         key = digest.digest()
         if key not in results:
