@@ -75,7 +75,7 @@ class RowsCond(comfy.conds.CONDRegular):
 class Cells:
     """Where the subjects' boxes and regions are in one grid."""
 
-    queries: Tensor  # [n], the covered ones
+    queries: slice | Tensor  # the n covered ones; a slice where they are in a row
     coverage: Tensor  # [1, S, n], of just these
     mask: SubjectMask  # the same for the attention
     owners: Tensor  # [sets of image tokens], the subject of each
@@ -257,24 +257,27 @@ class SubjectAttentionPatch:
         for part, row in _positive_parts(call, q, couple):
             query = q[part]
             cells = self._cells(run, row, query, height, width)
-            everything = cells.queries.numel() == query.shape[1]
-            queries, mask = None if everything else cells.queries, cells.mask
+            queries, mask = cells.queries, cells.mask
             if (settings := self.subjects.auto_layout) is not None:
                 followed = self._followed(settings, run, row, block, query, k[part], heads, cells)
                 if followed is not None:
-                    queries, mask = None, followed
-            if not call.acts or (queries is not None and queries.numel() == 0):
+                    queries, mask = slice(None), followed
+            if not call.acts or mask.scores.numel() == 0:
                 continue
+            if isinstance(queries, slice):
+                query = query[:, queries]
+            else:
+                query = query.index_select(1, queries)
             key, value = self._keys_values(run, q)[block]
             image = masked_attention(
-                query if queries is None else query.index_select(1, queries),
+                query,
                 key.expand(len(query), -1, -1),
                 value.expand(len(query), -1, -1),
                 mask,
                 heads,
             ).to(out.dtype)  # another pack's attention may give another type
-            if queries is None:
-                out[part] += image
+            if isinstance(queries, slice):
+                out[part, queries].add_(image)
             else:
                 out[part].index_add_(1, queries, image)
 
@@ -297,11 +300,15 @@ class SubjectAttentionPatch:
             kind = torch.float32 if soft else torch.bool
             of_subjects = [s.coverage(height, width, row.crop).to(kind) for s in subjects]
             cells = torch.stack(of_subjects)[self.owners]
-            queries = cells.amax(0).nonzero().flatten()
-            coverage = cells[None, :, queries].to(query.device)
+            covered = cells.amax(0) > 0
+            start, count = int(covered.int().argmax()), int(covered.sum())
+            queries: slice | Tensor = slice(start, start + count)
+            if not covered[queries].all():
+                queries = covered.nonzero().flatten().to(query.device)
+            coverage = cells[None, :, covered].to(query.device)
             mask = subject_mask(coverage, self.tokens, query.dtype)
             run.cells[place] = Cells(
-                queries.to(query.device),
+                queries,
                 coverage,
                 mask if soft else mask._replace(strength=None),
                 torch.tensor(self.owners, device=query.device),
