@@ -91,7 +91,8 @@ def phrase_embeds(clip: Any, phrases: Sequence[str]) -> Tensor:
     if getattr(clip.cond_stage_model, "clip_l", None) is None:
         raise ValueError("clip: it has no CLIP-L. Connect the CLIP of an SDXL checkpoint.")
     # Kept, so that the text encoder needn't come back to the GPU where only boxes have moved.
-    return torch.cat([_kept.get(clip, p, make=partial(_embed, clip, p)) for p in phrases])
+    weights = str(clip.patcher.patches_uuid)
+    return torch.cat([_kept.get(clip, weights, p, make=partial(_embed, clip, p)) for p in phrases])
 
 
 def _embed(clip: Any, phrase: str) -> Tensor:
