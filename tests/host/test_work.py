@@ -70,7 +70,8 @@ def test_a_step(plain: Any, apply: Any, subjects: Any, count: int, share: float)
     bare = steps(plain)
     places = [(n / count, 0.25, (n + share) / count, 0.75) for n in range(count)]
     first, *later = steps(apply(plain, subjects(*places)))
-    assert first.waits - bare[0].waits <= 8  # the covered queries of the two grids
+    # The places in the two grids are found on the CPU.
+    assert first.waits - bare[0].waits == (6 if share == 1 else 8)
     for with_ours, without in zip(later, bare[1:], strict=True):
         added = with_ours.names - without.names
         work = {name: n for name, n in added.items() if name not in VIEWS}
