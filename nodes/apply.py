@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..msd_core import MSAdapter
 from ..msd_core.sdxl import check_fit, cross_attentions
 from .attention_patch import SubjectAttentionPatch
+from .image_branch import ImageBranch
 from .subjects import MSDAdapterType, MSDSubjects, Subject, Subjects
 
 _WRAPPER_KEY = "ms_diffusion"
@@ -135,10 +136,13 @@ class MSDApply(io.ComfyNode):
             for key, value in ms_adapter.keys_and_values(tokens)
         ]
         sampling = model.get_model_object("model_sampling")
-        patch = SubjectAttentionPatch(
+        branch = ImageBranch(
             dict(zip((a.block for a in attentions), keys_values, strict=True)),
             replace(subjects, subjects=tuple(map(_where, subjects.subjects))),
             owners,
+        )
+        patch = SubjectAttentionPatch(
+            branch,
             sigma_start=float(sampling.percent_to_sigma(start_percent)),
             sigma_end=float(sampling.percent_to_sigma(end_percent)),
         )

@@ -167,7 +167,8 @@ def count_live() -> dict[str, int]:
     """Live objects of the product by class, and how many tensors they hold themselves."""
     gc.collect()
     counts: dict[str, int] = {"tensors": 0}
-    counts |= dict.fromkeys(("MSAdapter", "SubjectAttentionPatch", "Run", "Subject"), 0)
+    kinds = ("MSAdapter", "SubjectAttentionPatch", "ImageBranch", "Run", "Subject")
+    counts |= dict.fromkeys(kinds, 0)
     for thing in gc.get_objects():
         kind = type(thing)
         if kind.__name__ in counts and re.search(r"\.(nodes|msd_core)\.", kind.__module__):

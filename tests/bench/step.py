@@ -97,13 +97,12 @@ def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
         size = (len(boxes) * TOKENS, attention.width)
         pair = torch.randn(size, generator=g), torch.randn(size, generator=g)
         keys_values[attention.block] = pair
-    return module("nodes.attention_patch").SubjectAttentionPatch(
+    branch = module("nodes.image_branch").ImageBranch(
         keys_values,
         kinds.Subjects(subjects, kinds.AutoLayoutSettings(0.5, 2) if auto else None),
         list(range(len(boxes))),
-        sigma_start=1e9,
-        sigma_end=0.0,
     )
+    return module("nodes.attention_patch").SubjectAttentionPatch(branch, 1e9, 0.0)
 
 
 class Clock:
@@ -156,10 +155,13 @@ def ours(patch: Any) -> Step:
 @contextmanager
 def timed_parts(clock: Clock) -> Iterator[None]:
     """Time the parts of MSD Apply's patch."""
-    code = module("nodes.attention_patch")
-    kind = code.SubjectAttentionPatch
+    hooks, code = module("nodes.attention_patch"), module("nodes.image_branch")
     parts = {**PARTS, "attend": "_attend", "text": "optimized_attention"}
-    places = {part: (kind if hasattr(kind, name) else code, name) for part, name in parts.items()}
+    owners = (hooks, code, code.ImageBranch)
+    places = {
+        part: (next(owner for owner in owners if hasattr(owner, name)), name)
+        for part, name in parts.items()
+    }
     kept = {part: getattr(*place) for part, place in places.items()}
     for part, place in places.items():
         setattr(*place, clock.timed(part, kept[part]))

@@ -274,7 +274,7 @@ class TestAutoLayout:
     @pytest.fixture
     def counts(self, pack: Any, monkeypatch: Any) -> list[int]:
         """Steps that each layer has counted, at every map that it takes in."""
-        layout = pack.module("nodes.attention_patch").AutoLayout
+        layout = pack.module("nodes.image_branch").AutoLayout
         add, counts = layout.add, []
 
         def counted(self: Any, maps: Any) -> None:
@@ -377,12 +377,11 @@ class TestCompany:
         self, plain: Any, apply: Any, subjects: Any, pack: Any
     ) -> None:
         """Other packs' attention may give another type than its query has."""
-        module = pack.module("nodes.attention_patch")
-        patch = patch_of(apply(plain, subjects(LEFT)))
+        run, rows = pack.module("nodes.image_branch").Run([]), pack.module("nodes.rows").Rows(0)
+        branch = patch_of(apply(plain, subjects(LEFT))).branch
         q = noise(1, 1, 16, 128)
         out = q.double()
-        call = module.Call(patch, module.Run([]), (module.Rows(0),), True, 1, [0])
-        patch.add_image_branch(call, ("middle", 0, 0), out, q, q, 8, 4, 4, False)
+        branch.add(run, True, [(slice(None), rows)], ("middle", 0, 0), out, q, q, 8, 4, 4)
         assert out.dtype == torch.float64
         changed = (out != q).any(-1)[0].view(4, 4)
         assert changed[1:3, :2].all() and changed.sum() == 4
@@ -446,7 +445,7 @@ class TestRefusals:
     def test_the_model_does_not_keep_the_photos(
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
-        (subject,) = patch_of(apply(plain, subjects(LEFT))).subjects.subjects
+        (subject,) = patch_of(apply(plain, subjects(LEFT))).branch.subjects.subjects
         assert subject.photos.numel() == 0 and subject.image_tokens is None
 
 

@@ -66,8 +66,9 @@ def test_code_that_mixes_up_blocks_is_an_error(
 ) -> None:
     """As after a break of the graph: one block's code runs for another."""
     module = pack.module("nodes.attention_patch")
-    patch = patch_of(apply(plain, subjects(LEFT)))
-    call = module.Call(patch, module.Run([]), (module.Rows(0),), True, 1, [0])
+    branch = patch_of(apply(plain, subjects(LEFT))).branch
+    batch = module.Batch(module.guess_rows({"cond_or_uncond": [0]}), 1, [0])
+    call = module.Call(branch, module.Run([]), True, batch)
     q = noise(1, 1, 16, 128)
     before = module._calls.set((call,))
     try:

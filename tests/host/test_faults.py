@@ -411,7 +411,7 @@ def test_an_exception_inside_the_attention(
 
     other = model.clone()
     if whose == "ours":
-        monkeypatch.setattr(pack.module("nodes.attention_patch"), "masked_attention", broken)
+        monkeypatch.setattr(pack.module("nodes.image_branch"), "masked_attention", broken)
     else:
         other.set_model_attn2_replace(broken, "middle", 0, 0)
     with pytest.raises(type(error)):

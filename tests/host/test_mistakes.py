@@ -65,16 +65,16 @@ def test_key_and_value_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
 
 def test_negative_rows_get_the_branch(check: Any, pack: Any, monkeypatch: Any) -> None:
     patch = pack.module("nodes.attention_patch")
-    right = patch._marked
-    monkeypatch.setattr(patch, "_marked", lambda cond, positive, picture: right(cond, 0, picture))
+    right = patch.marked
+    monkeypatch.setattr(patch, "marked", lambda cond, positive, picture: right(cond, 0, picture))
     caught(check, "two")
 
 
 def test_rows_in_the_wrong_order(check: Any, pack: Any, monkeypatch: Any) -> None:
-    patch = pack.module("nodes.attention_patch")
-    right = patch._positive_parts
-    reversed_rows = lambda call, *rest: right(replace(call, rows=call.rows[::-1]), *rest)  # noqa: E731
-    monkeypatch.setattr(patch, "_positive_parts", reversed_rows)
+    batch = pack.module("nodes.rows").Batch
+    right = batch.positive_parts
+    reversed_rows = lambda self, *rest: right(replace(self, rows=self.rows[::-1]), *rest)  # noqa: E731
+    monkeypatch.setattr(batch, "positive_parts", reversed_rows)
     caught(check, "two")
 
 
@@ -102,7 +102,7 @@ def test_boxes_with_x_and_y_swapped(check: Any, pack: Any, monkeypatch: Any) -> 
 
 
 def test_auto_layout_a_step_late(check: Any, pack: Any, monkeypatch: Any) -> None:
-    run = pack.module("nodes.attention_patch").Run
+    run = pack.module("nodes.image_branch").Run
     right = run.enter
 
     def late(self: Any, sigma: float) -> None:
@@ -114,9 +114,9 @@ def test_auto_layout_a_step_late(check: Any, pack: Any, monkeypatch: Any) -> Non
 
 
 def test_auto_layout_of_the_negative_s_maps(check: Any, pack: Any, monkeypatch: Any) -> None:
-    patch = pack.module("nodes.attention_patch")
-    right = patch.phrase_maps
-    monkeypatch.setattr(patch, "phrase_maps", lambda q, k, h, w: right(q.flip(0), k.flip(0), h, w))
+    branch = pack.module("nodes.image_branch")
+    right = branch.phrase_maps
+    monkeypatch.setattr(branch, "phrase_maps", lambda q, k, h, w: right(q.flip(0), k.flip(0), h, w))
     caught(check, "gen_pseudo")  # two pictures a batch, each with maps of its own
 
 

@@ -1,0 +1,209 @@
+"""The image branch of a sampling run: what it makes once, and what it adds to each attention."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..msd_core.attention import SubjectMask, masked_attention, phrase_maps, subject_mask
+from ..msd_core.auto_layout import AutoLayout
+from .rows import Rows
+from .subjects import AutoLayoutSettings, Subjects
+
+Block = tuple[str, int, int]
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where the subjects' boxes and regions are in one grid."""
+
+    queries: slice | Tensor  # the n covered ones; a slice where they are in a row
+    coverage: Tensor  # [1, S, n], of just these
+    mask: SubjectMask  # the same for the attention
+    owners: Tensor  # [sets of image tokens], the subject of each
+
+
+@dataclass
+class Run:
+    """State of one sampling run."""
+
+    sigmas: list[float]  # the schedule; empty outside a sampling run
+    keys_values: dict[Any, dict[Block, KeyValue]] = field(default_factory=dict)
+    cells: dict[Any, Cells] = field(default_factory=dict)
+    phrase_weights: dict[Any, Tensor] = field(default_factory=dict)
+    auto_layouts: dict[Any, "StepLayout"] = field(default_factory=dict)
+    step: int = 0
+    last_sigma: float = float("inf")
+    backend: str | None = None  # of TorchCompileModel
+    told: bool = False  # that the model runs uncompiled
+
+    def enter(self, sigma: float) -> None:
+        """Find the step, counted from 1, that a call at this sigma belongs to. Samplers may call
+        the model more than once a step, also between the sigmas of the schedule; a call that
+        looks ahead to the next sigma, as heun's second, counts for the next step."""
+        if self.sigmas:
+            self.step = max(1, sum(s >= sigma * (1 - 1e-5) for s in self.sigmas))
+        elif sigma > self.last_sigma:  # outside a run, a rising sigma is a new one
+            self.keys_values.clear()
+            self.cells.clear()
+            self.phrase_weights.clear()
+            self.auto_layouts.clear()
+            self.step = 1
+        elif sigma != self.last_sigma:
+            self.step += 1
+        self.last_sigma = sigma
+
+
+@dataclass
+class StepLayout:
+    """Auto layout of one attention and one conditioning, fed once a step."""
+
+    layout: AutoLayout
+    step: int = 0
+
+
+class ImageBranch:
+    """Who goes where, and what of them is seen there.
+
+    Args:
+        keys_values: block -> key and value [K, width] of all image tokens, weights included.
+        subjects: who goes where.
+        owners: index of the subject that each set of image tokens belongs to; several photos of
+            one subject are several sets under the same coverage.
+    """
+
+    def __init__(
+        self, keys_values: Mapping[Block, KeyValue], subjects: Subjects, owners: Sequence[int]
+    ) -> None:
+        self.keys_values = keys_values
+        self.subjects = subjects
+        self.owners = list(owners)
+        self.tokens = next(iter(keys_values.values()))[0].shape[0] // len(self.owners)
+
+    def add(
+        self,
+        run: Run,
+        acts: bool,
+        parts: Sequence[tuple[slice, Rows]],
+        block: Block,
+        out: Tensor,
+        q: Tensor,
+        k: Tensor,
+        heads: int,
+        height: int,
+        width: int,
+    ) -> None:
+        """Add the image branch to the text attention's output, in place.
+
+        Args:
+            run: the sampling run. acts: otherwise auto layout only looks on.
+            parts: slices of the batch that get the branch. block: that the attention is in.
+            out: [B, N, C], the text attention's output. q: [B, N, C]. k: [B, K, C], of the text.
+            heads: that C holds. height, width: of the grid whose N cells the queries are.
+        """
+        for part, row in parts:
+            query = q[part]
+            cells = self._cells(run, row, query, height, width)
+            queries, mask = cells.queries, cells.mask
+            if (settings := self.subjects.auto_layout) is not None:
+                followed = self._followed(settings, run, row, block, query, k[part], heads, cells)
+                if followed is not None:
+                    queries, mask = slice(None), followed
+            if not acts or mask.scores.numel() == 0:
+                continue
+            if isinstance(queries, slice):
+                query = query[:, queries]
+            else:
+                query = query.index_select(1, queries)
+            key, value = self._keys_values(run, q)[block]
+            image = masked_attention(
+                query,
+                key.expand(len(query), -1, -1),
+                value.expand(len(query), -1, -1),
+                mask,
+                heads,
+            ).to(out.dtype)  # another pack's attention may give another type
+            if isinstance(queries, slice):
+                out[part, queries].add_(image)
+            else:
+                out[part].index_add_(1, queries, image)
+
+    def _keys_values(self, run: Run, q: Tensor) -> dict[Block, KeyValue]:
+        """All layers' keys and values [1, K, width], moved to the query's device once a run."""
+        place = (q.device, q.dtype)
+        if place not in run.keys_values:
+            run.keys_values[place] = {
+                block: (key[None].to(q), value[None].to(q))
+                for block, (key, value) in self.keys_values.items()
+            }
+        return run.keys_values[place]
+
+    def _cells(self, run: Run, row: Rows, query: Tensor, height: int, width: int) -> Cells:
+        """Made once a run for each grid, and moved to the query's device."""
+        place = (height, width, row.crop, query.device, query.dtype)
+        if place not in run.cells:
+            subjects = self.subjects.subjects
+            soft = any(s.region is not None for s in subjects)
+            kind = torch.float32 if soft else torch.bool
+            of_subjects = [s.coverage(height, width, row.crop).to(kind) for s in subjects]
+            cells = torch.stack(of_subjects)[self.owners]
+            covered = cells.amax(0) > 0
+            start, count = int(covered.int().argmax()), int(covered.sum())
+            queries: slice | Tensor = slice(start, start + count)
+            if not covered[queries].all():
+                queries = covered.nonzero().flatten().to(query.device)
+            coverage = cells[None, :, covered].to(query.device)
+            mask = subject_mask(coverage, self.tokens, query.dtype)
+            run.cells[place] = Cells(
+                queries,
+                coverage,
+                mask if soft else mask._replace(strength=None),
+                torch.tensor(self.owners, device=query.device),
+            )
+        return run.cells[place]
+
+    def _followed(
+        self,
+        settings: AutoLayoutSettings,
+        run: Run,
+        row: Rows,
+        block: Block,
+        query: Tensor,
+        text_key: Tensor,
+        heads: int,
+        cells: Cells,
+    ) -> SubjectMask | None:
+        """Auto layout: where the text attention looks at the phrases; None before it starts."""
+        state = run.auto_layouts.setdefault(
+            (block, row.positive, row.crop), StepLayout(AutoLayout(settings.threshold))
+        )
+        if run.step > state.step:
+            place = (text_key.shape[1], row.text_tokens, query.device)
+            if place not in run.phrase_weights:
+                run.phrase_weights[place] = self._phrase_weights(*place[:2]).to(query.device)
+            state.layout.add(phrase_maps(query, text_key, heads, run.phrase_weights[place]))
+            state.step = run.step
+        if run.step < settings.start_step:
+            return None
+        # A subject keeps its place where this conditioning's text doesn't hold its phrase.
+        coverage = state.layout.coverage().index_select(1, cells.owners).to(cells.coverage)
+        for n, owner in enumerate(self.owners):
+            tokens = self.subjects.subjects[owner].prompt_tokens
+            if not tokens or max(tokens) >= (row.text_tokens or text_key.shape[1]):
+                coverage[:, n] = 0
+                coverage[:, n, cells.queries] = cells.coverage[:, n]
+        return subject_mask(coverage, self.tokens, query.dtype)
+
+    def _phrase_weights(self, length: int, own_length: int | None) -> Tensor:
+        """[K, S]; 1 / length at the phrase's tokens, in every copy of a text that the host has
+        repeated to the length of its neighbours in the batch."""
+        own_length = own_length or length
+        weights = torch.zeros(length, len(self.subjects.subjects))
+        for n, subject in enumerate(self.subjects.subjects):
+            for place in subject.prompt_tokens:
+                if place < own_length:
+                    weights[place::own_length, n] = 1 / len(subject.prompt_tokens)
+        return weights
