@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from other_packs import TOKEN, apply_ipadapter
@@ -31,7 +31,8 @@ def ipadapters(registry: dict[str, Any], model: Any, boxes: Sequence[Box]) -> St
     slots = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
     for slot in slots.values():
         for n, given in enumerate(slot.kwargs):
-            given |= {"cond": noise(n, 1, TOKENS, TOKEN), "uncond": torch.zeros(1, TOKENS, TOKEN)}
+            tokens = noise(n, 1, TOKENS, TOKEN).to(given["cond"])
+            given |= {"cond": tokens, "uncond": torch.zeros_like(tokens)}
     module = importlib.import_module(type(next(iter(slots.values()))).__module__)
     text = module.optimized_attention
 
@@ -49,36 +50,39 @@ def ipadapters(registry: dict[str, Any], model: Any, boxes: Sequence[Box]) -> St
 
         *inputs, options = args
         attn2 = {key: timed(slot) for key, slot in slots.items()}
-        out = executor(*inputs, {**options, "patches_replace": {"attn2": attn2}}, **kwargs)
-        clock.parts["added"] = clock.parts["attend"] - clock.parts["text"]
-        return out
+        return executor(*inputs, {**options, "patches_replace": {"attn2": attn2}}, **kwargs)
 
     return step
 
 
 @dataclass
-class BesidePlain:
-    """A processor of the research code. To time what it adds, the plain one runs on the same text
-    before it."""
+class Processor:
+    """diffusers' own processor, or while there is a clock the research code's. To time what that
+    adds, diffusers' runs on the same text before it."""
 
-    clock: Any
     plain: Any
     theirs: Any
+    clock: ClassVar[Any] = None
 
     def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: Any = None,
         temb: Any = None,
         boxes: Any = None,
     ) -> Tensor:
-        if self.clock.device == "cpu":
-            text = encoder_hidden_states[:, :TEXT]
-            self.clock.timed("text", self.plain)(attn, hidden_states, text)
-        given = (attn, hidden_states, encoder_hidden_states, attention_mask, temb, boxes)
-        return self.clock.timed("attend", self.theirs)(*given)
+        given = (attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if self.clock is None:
+            return self.plain(*given)
+        if encoder_hidden_states is None:
+            return self.theirs(*given)
+        if "aside" in self.clock.parts:
+            text = self.clock.timed("text", self.plain)
+            aside = self.clock.timed("aside", text)
+            aside(attn, hidden_states, encoder_hidden_states[:, :TEXT])
+        return self.clock.timed("attend", self.theirs)(*given, boxes)
 
 
 class Research:
@@ -110,22 +114,24 @@ class Research:
         )
         assert spec and spec.loader
         spec.loader.exec_module(code := importlib.util.module_from_spec(spec))
-        self.plain = AttnProcessor2_0()
-        self.theirs: dict[str, Any] = {}
+        processors = {}
         for name, module in self.unet.named_modules():
             if name.endswith("attn1"):
-                self.theirs[f"{name}.processor"] = code.AttnProcessor2_0()
+                theirs = code.AttnProcessor2_0()
             elif name.endswith("attn2"):
-                processor = code.MaskedIPAttnProcessor2_0(
+                theirs = code.MaskedIPAttnProcessor2_0(
                     module.to_q.out_features, TOKEN, scale=0.6, num_tokens=TOKENS
-                )
-                self.theirs[f"{name}.processor"] = processor.to(device, kind)
-        assert len(self.theirs) == 140
+                ).to(device, kind)
+                self.dummy_tokens = theirs.num_dummy_tokens
+            else:
+                continue
+            processors[f"{name}.processor"] = Processor(AttnProcessor2_0(), theirs)
+        assert len(processors) == 140
+        self.unet.set_attn_processor(processors)
 
     def step(self, boxes: Sequence[Box]) -> Step:
         """For so many subjects; for none, diffusers' own processors."""
-        dummies = self.theirs["mid_block.attentions.0.transformer_blocks.0.attn2.processor"]
-        tokens = TEXT + (dummies.num_dummy_tokens + TOKENS * len(boxes) if boxes else 0)
+        tokens = TEXT + (self.dummy_tokens + TOKENS * len(boxes) if boxes else 0)
         given: dict[str, Any] = {
             "encoder_hidden_states": noise(1, 2, tokens, TOKEN).to(self.device, self.kind),
             "added_cond_kwargs": {
@@ -138,14 +144,8 @@ class Research:
             given["cross_attention_kwargs"] = {"boxes": places.to(self.device, self.kind)}
 
         def step(clock: Any, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            timed = {
-                name: BesidePlain(clock, self.plain, processor) if ".attn2." in name else processor
-                for name, processor in self.theirs.items()
-            }
-            self.unet.set_attn_processor(timed if boxes else self.plain)
+            Processor.clock = clock if boxes else None
             out = self.unet(x.to(self.kind), torch.tensor(500.0), **given).sample
-            clock.parts["added"] = clock.parts["attend"] - clock.parts["text"]
-            clock.parts["aside"] = clock.parts["text"]
             return out.to(x) * 0  # the sampling run goes on with the host's
 
         return step

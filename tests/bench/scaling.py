@@ -11,8 +11,8 @@ SUBJECTS, EDGES, MIDDLE = (1, 2, 4, 8, 16), (32, 48, 64, 96, 128, 192), 64
 
 
 def strips(count: int) -> list[Box]:
-    """Boxes side by side over the middle half of the picture."""
-    return [(n / count, 0.25, (n + 1) / count, 0.75) for n in range(count)]
+    """Boxes one upon the other over the middle half of the picture."""
+    return [(0.25, n / count, 0.75, (n + 1) / count) for n in range(count)]
 
 
 def scale(

@@ -10,12 +10,14 @@ research code, where IPADAPTER_PLUS and MS_DIFFUSION name checkouts of them.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,8 @@ parser.add_argument("--write", action="store_true", help="write docs/benchmarks/
 options = parser.parse_args()
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "host")]
+if options.device == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 from microworld.host import load_host  # noqa: E402
 
 HOST_NODES = load_host()  # before anything of the host looks for a GPU
@@ -48,14 +52,17 @@ from scaling import plot, scale  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 # Boxes that cover half of the picture with two subjects, all of it with four, an equal share each.
+# The two stand apart, since whole rows of the picture would be cheaper.
 LAYOUTS: dict[str, list[Box]] = {
-    "2 on half": [(0.0, 0.25, 0.5, 0.75), (0.5, 0.25, 1.0, 0.75)],
+    "2 on half": [(0.0, 0.0, 0.25, 1.0), (0.75, 0.0, 1.0, 1.0)],
     "4 on all": [(x, y, x + 0.5, y + 0.5) for x in (0.0, 0.5) for y in (0.0, 0.5)],
 }
 OURS, THEIRS, CODE = "MSD Apply", "IPAdapter_plus, masked", "research code"
 PLAIN, PLAIN_CODE = "plain", "plain, in diffusers"
-Seconds = dict[str, dict[str, list[float]]]  # variant -> part -> steps, the first step first
-# Parts of what MSD Apply adds: the function that does it, of its module or of its class.
+ADDED, TIMES = "added, share of plain", "times MSD Apply's"
+Found = dict[str, dict[str, list[float]]]  # variant -> seconds and so on -> steps, the first first
+AROUND = {"ours", "host", "attend", "text", "aside"}  # from which what is added follows
+# Parts of what MSD Apply adds, by the function that does it.
 PARTS = {
     "the attention itself": "masked_attention",
     "places and masks": "_cells",
@@ -106,31 +113,50 @@ def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
 
 
 class Clock:
-    """Seconds by part: processor time on a CPU. On a GPU parts aren't timed, since waiting for each
-    would be what is measured; a whole step is, with the queue run empty before and after."""
+    """Seconds by part: processor time on a CPU; on a GPU the time between two marks in its queue,
+    so that nothing waits inside a step.
 
-    def __init__(self) -> None:
-        self.device = options.device
-        self.parts: dict[str, float] = defaultdict(float)
+    Args:
+        parts: names of those that are timed.
+    """
+
+    def __init__(self, parts: Collection[str]) -> None:
+        self.parts = parts
+        self.spans: list[tuple[str, Any, Any]] = []
 
     def now(self) -> float:
-        if self.device == "cuda":
+        """With a GPU's queue run empty."""
+        if options.device == "cuda":
             torch.cuda.synchronize()
             return time.perf_counter()
         return time.process_time()
 
-    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        if self.device == "cuda":
-            return function
+    def mark(self) -> Any:
+        if options.device == "cpu":
+            return time.process_time()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            begin = self.now()
+            begin = self.mark()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.parts[part] += self.now() - begin
+                self.spans.append((part, begin, self.mark()))
 
-        return run
+        return run if part in self.parts else function
+
+    def read(self) -> dict[str, float]:
+        """Seconds by part since the last reading."""
+        self.now()
+        parts: dict[str, float] = defaultdict(float)
+        for part, begin, end in self.spans:
+            cuda = options.device == "cuda"
+            parts[part] += begin.elapsed_time(end) / 1000 if cuda else end - begin
+        self.spans.clear()
+        return parts
 
 
 def plain(clock: Clock, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -142,12 +168,7 @@ def ours(patch: Any) -> Step:
 
     def step(clock: Clock, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         host = clock.timed("host", executor)
-        host.class_obj = executor.class_obj  # type: ignore[attr-defined]
-        out = clock.timed("added", patch.apply_model)(host, *args, **kwargs)
-        # The host's part calls back into ours, and that calls the text's attention.
-        parts = clock.parts
-        parts["added"] += parts["attend"] - parts["text"] - parts.pop("host", 0.0)
-        return out
+        return clock.timed("ours", patch.apply_model)(host, *args, **kwargs)
 
     return step
 
@@ -172,32 +193,51 @@ def timed_parts(clock: Clock) -> Iterator[None]:
             setattr(*place, kept[part])
 
 
+def watch(own: dict[str, list[float]], step: Callable[[], Tensor]) -> Tensor:
+    """Take a step, and note the most MiB that a GPU holds over what it held before, and how often
+    it is waited for."""
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        out = step()
+    torch.cuda.set_sync_debug_mode("default")
+    own["waits"].append(sum("synchroniz" in str(warning.message) for warning in told))
+    own["MiB"].append((torch.cuda.max_memory_allocated() - held) / 2**20)
+    return out
+
+
 def measure(
-    model: Any, variants: dict[str, Step], cells: int, steps: int, patches: Sequence[Any]
-) -> Seconds:
-    """Seconds of each step of each variant. Parts: step; on a CPU added, and of ours its parts; on
-    a GPU the most MiB that a step holds over what it found."""
-    clock, order = Clock(), list(variants)
-    found: Seconds = {name: defaultdict(list) for name in order}
+    model: Any,
+    variants: dict[str, Step],
+    cells: int,
+    steps: int,
+    patches: Sequence[Any],
+    timed: Collection[str] = (*AROUND, *PARTS),
+    watched: bool = False,
+) -> Found:
+    """Seconds of each step of each variant, of what it added, and of the parts that are timed; of
+    a GPU that is watched, MiB and waits."""
+    clock, order = Clock(timed), list(variants)
+    found: Found = {name: defaultdict(list) for name in order}
     calls = 0
 
     def forward(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         nonlocal calls
         name = order[calls % len(order)]
         calls += 1
-        clock.parts.clear()
-        if clock.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
-        begin = clock.now()
-        out = variants[name](clock, executor, *args, **kwargs)
-        whole = clock.now() - begin - clock.parts.pop("aside", 0.0)
-        print(f"{name}, step {len(found[name]['step'])}: {whole:.2f} s", flush=True)
-        found[name]["step"].append(whole)
-        if clock.device == "cuda":
-            found[name]["MiB"].append((torch.cuda.max_memory_allocated() - held) / 2**20)
-        for part, seconds in clock.parts.items():
-            found[name][part].append(seconds)
+        step = partial(variants[name], clock, executor, *args, **kwargs)
+        begin, own = clock.now(), found[name]
+        out = watch(own, step) if watched else step()
+        whole, parts = clock.now() - begin, clock.read()
+        own["step"].append(whole - parts.pop("aside", 0.0))
+        # Ours calls the host's model, which calls ours back, and that the text's attention.
+        around = parts.pop("ours", 0.0) - parts.pop("host", 0.0)
+        own["added"].append(around + parts["attend"] - parts["text"])
+        for part, seconds in parts.items():
+            own[part].append(seconds)
+        print(f"{name}, step {len(own['step'])}: {whole:.2f} s", flush=True)
         return out
 
     # Else the host calls the model twice a step where it finds a picture large.
@@ -220,8 +260,8 @@ def measure(
     return found
 
 
-def compare(full: bool, steps: int) -> tuple[Seconds, list[str]]:
-    """All variants in one run; also what the checkouts are."""
+def compare(full: bool, steps: int) -> tuple[Found, Found, list[str]]:
+    """All variants in one run; the same with MSD Apply's parts; also what the checkouts are."""
     channels, edge = (320, 128) if full else (160, 64)
     model = build((2, 10), channels)
     patches = {
@@ -248,7 +288,15 @@ def compare(full: bool, steps: int) -> tuple[Seconds, list[str]]:
         for name, boxes in LAYOUTS.items():
             variants[f"{CODE}: {name}"] = research.step(boxes)
         commits += [checkout[1], f"diffusers {diffusers.__version__}"]
-    return measure(model, variants, edge, steps, list(patches.values())), commits
+    run = partial(measure, model, variants, edge, steps, list(patches.values()))
+    if options.device == "cpu":
+        found = run()
+        return found, found, commits
+    # There marks cost time of their own. What is watched is also what loads the kernels.
+    watched, whole, added, parts = run((), True), run(()), run(AROUND), run()
+    for name, own in watched.items():
+        own |= {"step": whole[name]["step"], "added": added[name]["added"]}
+    return watched, parts, commits
 
 
 def time_layouts(
@@ -262,38 +310,38 @@ def time_layouts(
     return added, statistics.median(found[PLAIN]["step"][1:])
 
 
-def report(found: Seconds) -> dict[str, dict[str, float]]:
+def report(found: Found) -> dict[str, dict[str, float]]:
     """Ratios by variant; medians over the steps after the first."""
 
     def later(name: str, part: str) -> float:
         return statistics.median(found[name][part][1:])
 
     rows: dict[str, dict[str, float]] = {}
-    for name in found:
+    for name, parts in found.items():
         if name in (PLAIN, PLAIN_CODE):
             continue
-        whole = later(PLAIN_CODE if name.startswith(CODE) else PLAIN, "step")
-        row = rows[name] = {"step over plain": later(name, "step") / whole}
-        if "added" in found[name]:
-            row["added, share of plain"] = later(name, "added") / whole
-            row["added by the first step, share of plain"] = found[name]["added"][0] / whole
-        else:
-            row["first step over a later one, ms"] = 1000 * (
-                found[name]["step"][0] - later(name, "step")
-            )
-            row["memory over plain, MiB"] = later(name, "MiB") - later(PLAIN, "MiB")
-    for name, row in rows.items():
-        us = rows[f"{OURS}: {name.split(': ')[1]}"]
-        for column in [key for key in us if key == "added, share of plain"]:
-            row["times MSD Apply's"] = row[column] / us[column]
+        bare = PLAIN_CODE if name.startswith(CODE) else PLAIN
+        whole = later(bare, "step")
+        row = rows[name] = {
+            "step over plain": later(name, "step") / whole,
+            ADDED: later(name, "added") / whole,
+            "added by the first step, share of plain": parts["added"][0] / whole,
+            TIMES: later(name, "added") / later(f"{OURS}: {name.split(': ')[1]}", "added"),
+        }
+        if "MiB" in parts:
+            first = parts["step"][0] - later(name, "step")
+            row["first step over a later one, ms"] = 1000 * first
+            # Also of the first step, which moves the keys and values there.
+            row["memory over plain, MiB"] = max(parts["MiB"]) - later(bare, "MiB")
+            row["waits in a step over plain"] = later(name, "waits") - later(bare, "waits")
     return rows
 
 
-def profile(found: Seconds) -> dict[str, dict[str, float]]:
+def profile(found: Found) -> dict[str, dict[str, float]]:
     """Shares of what MSD Apply adds, by part; medians over the steps after the first."""
     rows = {}
     for name, parts in found.items():
-        if name.startswith(OURS) and "added" in parts:
+        if name.startswith(OURS):
             whole = statistics.median(parts["added"][1:])
             row = {p: statistics.median(parts[p][1:]) / whole if p in parts else 0.0 for p in PARTS}
             rows[name] = {f"{part}, share": share for part, share in row.items()}
@@ -315,33 +363,35 @@ def machine(commits: list[str]) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu, one thread",
         "torch": torch.__version__,
         "comfyui": comfyui_version.__version__,
-        "model": "SDXL" if options.full else "SDXL of half the width, float32",
+        "model": "SDXL" if options.full else "SDXL of half the width",
+        "numbers": "float16" if options.device == "cuda" else "float32",
         "cells of the latent": 128 if options.full else 64,
         "steps of each variant": options.steps,
         "beside it": " and ".join(commits) or "nothing",
     }
 
 
-def table(rows: dict[str, dict[str, float]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+def table(rows: dict[str, dict[str, float]], columns: Sequence[str] = ()) -> str:
+    def shown(column: str, value: float) -> str:
+        return f"{100 * value:.2f} %" if "share" in column else f"{value:.3g}"
+
+    columns = columns or list(next(iter(rows.values())))
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, row in rows.items():
-        cells = (
-            "" if c not in row else f"{100 * row[c]:.2f} %" if "share" in c else f"{row[c]:.3g}"
-            for c in columns
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(shown(c, row[c]) for c in columns)} |")
     return "\n".join(lines)
 
 
-def write(name: str, result: dict[str, Any], text: str) -> None:
-    """Keep the numbers as JSON, and put the text into the page."""
-    DOCS.mkdir(parents=True, exist_ok=True)
-    (DOCS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    page = DOCS / "README.md"
+def write(page: Path, name: str, text: str) -> None:
+    """Put the text where the page has a place of this name."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, rest = page.read_text(encoding="utf-8").split(begin)
-    page.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    before, place, rest = page.read_text(encoding="utf-8").partition(begin)
+    if place:
+        page.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def keep(name: str, result: dict[str, Any]) -> None:
+    (DOCS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -351,18 +401,22 @@ def main() -> None:
         text = "\n".join(f"- {k}: {v:.2f}" for k, v in result.items() if isinstance(v, float))
         print(json.dumps(result, indent=1))
         if options.write:
-            plot(result, DOCS / "scaling.png")
-            write("scaling", result, text)
+            name = "scaling" if options.device == "cpu" else "scaling-cuda"
+            plot(result, DOCS / f"{name}.png")
+            keep(name, result)
+            write(DOCS / "README.md", name, text)
         return
-    found, commits = compare(options.full, options.steps)
-    rows, parts, told = report(found), profile(found), machine(commits)
-    text = "\n\n".join(
-        (*(table(r) for r in (rows, parts) if r), ", ".join(f"{k} {v}" for k, v in told.items()))
-    )
+    found, of_parts, commits = compare(options.full, options.steps)
+    rows, parts, told = report(found), profile(of_parts), machine(commits)
+    setting = ", ".join(f"{key} {value}" for key, value in told.items())
+    text = "\n\n".join((table(rows), table(parts), setting))
     print(text, flush=True)
     if options.write:
-        result = {"machine": told, "rows": rows, "parts": parts, "seconds": found}
-        write(f"{options.device}{'-full' if options.full else ''}", result, text)
+        name = f"{options.device}{'-full' if options.full else ''}"
+        keep(name, {"machine": told, "rows": rows, "parts": parts, "steps": found})
+        write(DOCS / "README.md", name, text)
+        if PLAIN_CODE in found and f"{THEIRS}: 2 on half" in found:
+            write(ROOT / "README.md", name, table(rows, (ADDED, TIMES)))
 
 
 if __name__ == "__main__":
