@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs" / "benchmarks"
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -47,6 +46,23 @@ from comfy.patcher_extension import WrappersMP  # noqa: E402
 from models import build_sdxl  # noqa: E402
 from other_packs import find_checkout, load_pack  # noqa: E402
 from peers import TOKENS, Box, Research, Step, ipadapters  # noqa: E402
+from report import (  # noqa: E402
+    ADDED,
+    CODE,
+    DOCS,
+    OURS,
+    PARTS,
+    PLAIN,
+    PLAIN_CODE,
+    THEIRS,
+    TIMES,
+    Found,
+    keep,
+    profile,
+    report,
+    table,
+    write,
+)
 from sampling import noise  # noqa: E402
 from scaling import plot, scale  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -57,18 +73,7 @@ LAYOUTS: dict[str, list[Box]] = {
     "2 on half": [(0.0, 0.0, 0.25, 1.0), (0.75, 0.0, 1.0, 1.0)],
     "4 on all": [(x, y, x + 0.5, y + 0.5) for x in (0.0, 0.5) for y in (0.0, 0.5)],
 }
-OURS, THEIRS, CODE = "MSD Apply", "IPAdapter_plus, masked", "research code"
-PLAIN, PLAIN_CODE = "plain", "plain, in diffusers"
-ADDED, TIMES = "added, share of plain", "times MSD Apply's"
-Found = dict[str, dict[str, list[float]]]  # variant -> seconds and so on -> steps, the first first
 AROUND = {"ours", "host", "attend", "text", "aside"}  # from which what is added follows
-# Parts of what MSD Apply adds, by the function that does it.
-PARTS = {
-    "the attention itself": "masked_attention",
-    "places and masks": "_cells",
-    "keys and values": "_keys_values",
-    "auto layout's maps": "_followed",
-}
 
 
 def module(name: str) -> Any:
@@ -310,45 +315,6 @@ def time_layouts(
     return added, statistics.median(found[PLAIN]["step"][1:])
 
 
-def report(found: Found) -> dict[str, dict[str, float]]:
-    """Ratios by variant; medians over the steps after the first."""
-
-    def later(name: str, part: str) -> float:
-        return statistics.median(found[name][part][1:])
-
-    rows: dict[str, dict[str, float]] = {}
-    for name, parts in found.items():
-        if name in (PLAIN, PLAIN_CODE):
-            continue
-        bare = PLAIN_CODE if name.startswith(CODE) else PLAIN
-        whole = later(bare, "step")
-        row = rows[name] = {
-            "step over plain": later(name, "step") / whole,
-            ADDED: later(name, "added") / whole,
-            "added by the first step, share of plain": parts["added"][0] / whole,
-            TIMES: later(name, "added") / later(f"{OURS}: {name.split(': ')[1]}", "added"),
-        }
-        if "MiB" in parts:
-            first = parts["step"][0] - later(name, "step")
-            row["first step over a later one, ms"] = 1000 * first
-            # Also of the first step, which moves the keys and values there.
-            row["memory over plain, MiB"] = max(parts["MiB"]) - later(bare, "MiB")
-            row["waits in a step over plain"] = later(name, "waits") - later(bare, "waits")
-    return rows
-
-
-def profile(found: Found) -> dict[str, dict[str, float]]:
-    """Shares of what MSD Apply adds, by part; medians over the steps after the first."""
-    rows = {}
-    for name, parts in found.items():
-        if name.startswith(OURS):
-            whole = statistics.median(parts["added"][1:])
-            row = {p: statistics.median(parts[p][1:]) / whole if p in parts else 0.0 for p in PARTS}
-            rows[name] = {f"{part}, share": share for part, share in row.items()}
-            rows[name]["the rest, share"] = 1 - sum(row.values())
-    return rows
-
-
 def machine(commits: list[str]) -> dict[str, Any]:
     import comfyui_version
 
@@ -369,29 +335,6 @@ def machine(commits: list[str]) -> dict[str, Any]:
         "steps of each variant": options.steps,
         "beside it": " and ".join(commits) or "nothing",
     }
-
-
-def table(rows: dict[str, dict[str, float]], columns: Sequence[str] = ()) -> str:
-    def shown(column: str, value: float) -> str:
-        return f"{100 * value:.2f} %" if "share" in column else f"{value:.3g}"
-
-    columns = columns or list(next(iter(rows.values())))
-    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
-    for name, row in rows.items():
-        lines.append(f"| {name} | {' | '.join(shown(c, row[c]) for c in columns)} |")
-    return "\n".join(lines)
-
-
-def write(page: Path, name: str, text: str) -> None:
-    """Put the text where the page has a place of this name."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, place, rest = page.read_text(encoding="utf-8").partition(begin)
-    if place:
-        page.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
-
-
-def keep(name: str, result: dict[str, Any]) -> None:
-    (DOCS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
