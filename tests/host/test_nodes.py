@@ -400,6 +400,19 @@ class TestGrounding:
         assert not torch.allclose(weighted, embeds(clip, ["dog"])), "syntax is text to the encoder"
         assert clip.cond_stage_model.clip_l.return_projected_pooled == before
 
+    @torch.inference_mode()
+    def test_clip_patched_in_place(self, pack: Any, clip: Any) -> None:
+        """What was kept of it before doesn't count any more; the one it was cloned from stays."""
+        embeds = pack.module("nodes.ground_references").phrase_embeds
+        changed = clip.clone()
+        plain, before = embeds(clip, ["dog"]), embeds(changed, ["dog"])
+        torch.testing.assert_close(before, plain)
+        key = "clip_l.transformer.text_model.encoder.layers.1.mlp.fc1.weight"
+        weight = clip.patcher.model.state_dict()[key]
+        assert changed.add_patches({key: ("diff", (torch.ones_like(weight),))}, 1.0)
+        assert not torch.allclose(embeds(changed, ["dog"]), plain, atol=1e-3)
+        torch.testing.assert_close(embeds(clip.clone(), ["dog"]), plain)
+
 
 class TestAutoLayout:
     def words(self, clip: Any, prompt: str, places: tuple[int, ...]) -> list[str]:
