@@ -5,9 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from comfy.model_management import cast_to_device
 from torch import Tensor
 
-from ..msd_core.attention import SubjectMask, masked_attention, phrase_maps, subject_mask
+from ..msd_core.attention import (
+    SubjectMask,
+    masked_attention,
+    phrase_maps,
+    split_heads,
+    subject_mask,
+)
 from ..msd_core.auto_layout import AutoLayout
 from .rows import Rows
 from .subjects import AutoLayoutSettings, Subjects
@@ -31,7 +38,7 @@ class Run:
     """State of one sampling run."""
 
     sigmas: list[float]  # the schedule; empty outside a sampling run
-    keys_values: dict[Any, dict[Block, KeyValue]] = field(default_factory=dict)
+    keys_values: dict[Any, KeyValue] = field(default_factory=dict)
     cells: dict[Any, Cells] = field(default_factory=dict)
     phrase_weights: dict[Any, Tensor] = field(default_factory=dict)
     auto_layouts: dict[Any, "StepLayout"] = field(default_factory=dict)
@@ -118,27 +125,22 @@ class ImageBranch:
                 query = query[:, queries]
             else:
                 query = query.index_select(1, queries)
-            key, value = self._keys_values(run, q)[block]
-            image = masked_attention(
-                query,
-                key.expand(len(query), -1, -1),
-                value.expand(len(query), -1, -1),
-                mask,
-                heads,
-            ).to(out.dtype)  # another pack's attention may give another type
+            image = masked_attention(query, *self._keys_values(run, block, query, heads), mask)
+            image = image.to(out.dtype)  # another pack's attention may give another type
             if isinstance(queries, slice):
                 out[part, queries].add_(image)
             else:
                 out[part].index_add_(1, queries, image)
 
-    def _keys_values(self, run: Run, q: Tensor) -> dict[Block, KeyValue]:
-        """All layers' keys and values [1, K, width], moved to the query's device once a run."""
-        place = (q.device, q.dtype)
+    def _keys_values(self, run: Run, block: Block, query: Tensor, heads: int) -> KeyValue:
+        """A layer's key and value [1, heads, K, d], moved to the query's device once a run."""
+        place = (block, query.device, query.dtype)
         if place not in run.keys_values:
-            run.keys_values[place] = {
-                block: (key[None].to(q), value[None].to(q))
-                for block, (key, value) in self.keys_values.items()
-            }
+            key, value = self.keys_values[block]
+            run.keys_values[place] = (
+                split_heads(cast_to_device(key[None], query.device, query.dtype), heads),
+                split_heads(cast_to_device(value[None], query.device, query.dtype), heads),
+            )
         return run.keys_values[place]
 
     def _cells(self, run: Run, row: Rows, query: Tensor, height: int, width: int) -> Cells:
@@ -154,14 +156,14 @@ class ImageBranch:
             start, count = int(covered.int().argmax()), int(covered.sum())
             queries: slice | Tensor = slice(start, start + count)
             if not covered[queries].all():
-                queries = covered.nonzero().flatten().to(query.device)
-            coverage = cells[None, :, covered].to(query.device)
+                queries = cast_to_device(covered.nonzero().flatten(), query.device, None)
+            coverage = cast_to_device(cells[None, :, covered], query.device, None)
             mask = subject_mask(coverage, self.tokens, query.dtype)
             run.cells[place] = Cells(
                 queries,
                 coverage,
                 mask if soft else mask._replace(strength=None),
-                torch.tensor(self.owners, device=query.device),
+                cast_to_device(torch.tensor(self.owners), query.device, None),
             )
         return run.cells[place]
 
@@ -183,7 +185,8 @@ class ImageBranch:
         if run.step > state.step:
             place = (text_key.shape[1], row.text_tokens, query.device)
             if place not in run.phrase_weights:
-                run.phrase_weights[place] = self._phrase_weights(*place[:2]).to(query.device)
+                weights = self._phrase_weights(*place[:2])
+                run.phrase_weights[place] = cast_to_device(weights, query.device, None)
             state.layout.add(phrase_maps(query, text_key, heads, run.phrase_weights[place]))
             state.step = run.step
         if run.step < settings.start_step:

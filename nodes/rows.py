@@ -74,7 +74,7 @@ class Batch:
             ValueError: another pack has changed the batch in a way of its own.
         """
         rows, each = self.rows, self.size // len(self.rows)
-        if len(q) != self.size:
+        if q.shape[0] != self.size:
             rows = self._repeated(each, q, couple)
         return [
             (slice(n * each, (n + 1) * each), row)

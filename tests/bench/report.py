@@ -44,6 +44,7 @@ def report(found: Found) -> dict[str, dict[str, float]]:
             row["first step over a later one, ms"] = 1000 * first
             # Also of the first step, which moves the keys and values there.
             row["memory over plain, MiB"] = max(parts["MiB"]) - later(bare, "MiB")
+            row["waits in the first step over plain"] = parts["waits"][0] - found[bare]["waits"][0]
             row["waits in a step over plain"] = later(name, "waits") - later(bare, "waits")
     return rows
 

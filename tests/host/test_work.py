@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import LEFT, RIGHT, guide, sample
+from sampling import LEFT, RIGHT, guide, patch_of, sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PRODUCTS = ("mm", "convolution", "attention")  # addmm, bmm and baddbmm among them
@@ -93,3 +93,34 @@ def test_a_step_of_auto_layout(plain: Any, apply: Any, subjects: Any) -> None:
         assert with_ours.products - without.products == 3 * LAYERS
         assert with_ours.waits - without.waits == 1
         assert with_ours.bytes - without.bytes < 0.1 * without.bytes
+
+
+class Moves(TorchDispatchMode):
+    """Whether each copy from one device to another is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
+        given = {a.device for a in args if isinstance(a, torch.Tensor)}
+        if "copy" in func.overloadpacket.__name__ and given | {out.device} > {out.device}:
+            self.waited.append(not kwargs.get("non_blocking", args[2:] == (True,)))
+        return out
+
+
+@pytest.mark.parametrize("auto", [None, (0.5, 1)])
+@pytest.mark.parametrize("places", [(LEFT,), (LEFT, RIGHT)])
+def test_the_first_call_of_a_layer(
+    pack: Any, plain: Any, apply: Any, subjects: Any, auto: Any, places: Any
+) -> None:
+    """Keys, values and places go to the device unwaited for. To read a value of this one, which
+    has none, is an error."""
+    tokens = tuple((n + 1,) for n, _ in enumerate(places))
+    branch = patch_of(apply(plain, subjects(*places, auto=auto, prompt_tokens=tokens))).branch
+    run, row = pack.module("nodes.image_branch").Run([], step=1), pack.module("nodes.rows").Rows(0)
+    q = torch.empty(1, 16, 128, device="meta")
+    with Moves() as moves:
+        branch.add(run, True, [(slice(None), row)], ("middle", 0, 0), q.clone(), q, q, 8, 4, 4)
+    assert len(moves.waited) >= 4 and not any(moves.waited)
