@@ -62,10 +62,11 @@ def subject_mask(coverage: Tensor, tokens: int, dtype: torch.dtype) -> SubjectMa
     Args:
         coverage: [B, S, N], bool, or float in 0..1. tokens: of each subject. dtype: of the query.
     """
-    per_query = coverage.transpose(1, 2).float()  # [B, N, S]
+    exact = dtype if coverage.dtype == torch.bool else torch.float32
+    per_query = coverage.transpose(1, 2).to(exact)  # [B, N, S]
     strength = per_query.amax(-1, keepdim=True)  # [B, N, 1]
     # An uncovered query sees everything, so that no softmax is empty, and is then zeroed.
-    scores = torch.where(strength > 0, per_query, 1.0).log().to(dtype)
+    scores = per_query.masked_fill(strength == 0, 1.0).log().to(dtype)
     return SubjectMask(scores.repeat_interleave(tokens, -1)[:, None], strength.to(dtype))
 
 

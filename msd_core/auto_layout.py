@@ -30,6 +30,7 @@ class AutoLayout:
         """
         if self._sum is None:
             raise ValueError("auto layout has no maps yet")
-        mean = self._sum / self.steps
-        low, high = mean.amin(-1, keepdim=True), mean.amax(-1, keepdim=True)
-        return (mean - low) / (high - low + 1e-5) > self.threshold
+        low, high = self._sum.amin(-1, keepdim=True), self._sum.amax(-1, keepdim=True)
+        # (mean - low) / (high - low + 1e-5) > threshold, of the sums and without dividing: on a GPU
+        # each operation counts, here in each layer.
+        return self._sum > low.lerp(high, self.threshold) + self.threshold * self.steps * 1e-5

@@ -28,9 +28,8 @@ class Cells:
     """Where the subjects' boxes and regions are in one grid."""
 
     queries: slice | Tensor  # the n covered ones; a slice where they are in a row
-    coverage: Tensor  # [1, S, n], of just these
+    coverage: Tensor  # [1, sets of image tokens, n], of just these
     mask: SubjectMask  # the same for the attention
-    owners: Tensor  # [sets of image tokens], the subject of each
 
 
 @dataclass
@@ -163,7 +162,6 @@ class ImageBranch:
                 queries,
                 coverage,
                 mask if soft else mask._replace(strength=None),
-                cast_to_device(torch.tensor(self.owners), query.device, None),
             )
         return run.cells[place]
 
@@ -192,7 +190,7 @@ class ImageBranch:
         if run.step < settings.start_step:
             return None
         # A subject keeps its place where this conditioning's text doesn't hold its phrase.
-        coverage = state.layout.coverage().index_select(1, cells.owners).to(cells.coverage)
+        coverage = state.layout.coverage().to(cells.coverage)
         for n, owner in enumerate(self.owners):
             tokens = self.subjects.subjects[owner].prompt_tokens
             if not tokens or max(tokens) >= (row.text_tokens or text_key.shape[1]):
@@ -201,12 +199,13 @@ class ImageBranch:
         return subject_mask(coverage, self.tokens, query.dtype)
 
     def _phrase_weights(self, length: int, own_length: int | None) -> Tensor:
-        """[K, S]; 1 / length at the phrase's tokens, in every copy of a text that the host has
-        repeated to the length of its neighbours in the batch."""
+        """[K, sets of image tokens]; 1 / length at the tokens of the subject's phrase, in every
+        copy of a text that the host has repeated to the length of its neighbours in the batch."""
         own_length = own_length or length
-        weights = torch.zeros(length, len(self.subjects.subjects))
-        for n, subject in enumerate(self.subjects.subjects):
-            for place in subject.prompt_tokens:
+        weights = torch.zeros(length, len(self.owners))
+        for n, owner in enumerate(self.owners):
+            places = self.subjects.subjects[owner].prompt_tokens
+            for place in places:
                 if place < own_length:
-                    weights[place::own_length, n] = 1 / len(subject.prompt_tokens)
+                    weights[place::own_length, n] = 1 / len(places)
         return weights

@@ -52,6 +52,7 @@ def steps(model: Any) -> list[Count]:
 
 LAYERS = 17  # cross-attentions of the tiny UNet
 VIEWS = (
+    "_unsafe_view",
     "alias",
     "detach",
     "expand",
@@ -86,12 +87,14 @@ def test_a_step(plain: Any, apply: Any, subjects: Any, count: int, share: float)
 
 
 def test_a_step_of_auto_layout(plain: Any, apply: Any, subjects: Any) -> None:
-    """It reads the time once a step; each layer's map is two products and an attention."""
+    """It reads the time once a step; each layer's map is two products beside the attention."""
     bare = steps(plain)
     auto = subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=((1,), (2,)))
     for with_ours, without in zip(steps(apply(plain, auto))[1:], bare[1:], strict=True):
         assert with_ours.products - without.products == 3 * LAYERS
         assert with_ours.waits - without.waits == 1
+        added = with_ours.names - without.names
+        assert sum(n for name, n in added.items() if name not in VIEWS) == 20 * LAYERS + 1
         assert with_ours.bytes - without.bytes < 0.1 * without.bytes
 
 
@@ -123,4 +126,4 @@ def test_the_first_call_of_a_layer(
     q = torch.empty(1, 16, 128, device="meta")
     with Moves() as moves:
         branch.add(run, True, [(slice(None), row)], ("middle", 0, 0), q.clone(), q, q, 8, 4, 4)
-    assert len(moves.waited) >= 4 and not any(moves.waited)
+    assert len(moves.waited) >= 3 and not any(moves.waited)
