@@ -79,9 +79,9 @@ class GroundingResampler(nn.Module):
     ) -> None:
         super().__init__()
         grounding = phrase_embeddings_dim + FOURIER_WIDTH
-        self.grounding_latents = nn.Parameter(
-            torch.randn(1, num_queries, dim, device=device) / dim**0.5
-        )
+        self.grounding_latents = nn.Parameter(torch.empty(1, num_queries, dim, device=device))
+        if not self.grounding_latents.is_meta:  # there it would import seconds of torch's compiler
+            nn.init.normal_(self.grounding_latents, std=dim**-0.5)
         self.latent_proj = nn.Sequential(
             operations.Linear(grounding, grounding * 2, device=device),
             nn.GELU(),
