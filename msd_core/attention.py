@@ -73,7 +73,7 @@ def subject_mask(coverage: Tensor, tokens: int, dtype: torch.dtype) -> SubjectMa
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """View [B, N, heads * d] as [B, heads, N, d]."""
     # Not einops: in a step of 70 layers its microseconds are a part of what we add.
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: SubjectMask) -> Tensor:

@@ -135,11 +135,11 @@ class ImageBranch:
         """A layer's key and value [1, heads, K, d], moved to the query's device once a run."""
         place = (block, query.device, query.dtype)
         if place not in run.keys_values:
-            key, value = self.keys_values[block]
-            run.keys_values[place] = (
-                split_heads(cast_to_device(key[None], query.device, query.dtype), heads),
-                split_heads(cast_to_device(value[None], query.device, query.dtype), heads),
+            key, value = (
+                split_heads(cast_to_device(x[None], query.device, query.dtype), heads)
+                for x in self.keys_values[block]
             )
+            run.keys_values[place] = key, value
         return run.keys_values[place]
 
     def _cells(self, run: Run, row: Rows, query: Tensor, height: int, width: int) -> Cells:

@@ -74,6 +74,13 @@ def test_no_subjects_is_exactly_zero():
     assert torch.equal(nothing, torch.zeros_like(query))
 
 
+def test_empty_inputs_give_empty_or_zero_results():
+    query, key, value, coverage = random_inputs(2)
+    result = subject_attention(query[:, :0], key, value, coverage[:, :, :0], HEADS)
+    assert result.shape == query[:, :0].shape
+    assert not subject_attention(query, key[:, :0], value[:, :0], coverage, HEADS).any()
+
+
 def test_order_of_the_subjects_does_not_matter():
     query, key, value, coverage = random_inputs(3)
     order = torch.tensor([2, 0, 1])

@@ -108,7 +108,7 @@ class Moves(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
         given = {a.device for a in args if isinstance(a, torch.Tensor)}
-        if "copy" in func.overloadpacket.__name__ and given | {out.device} > {out.device}:
+        if "copy" in func.overloadpacket.__name__ and given - {out.device}:
             self.waited.append(not kwargs.get("non_blocking", args[2:] == (True,)))
         return out
 
