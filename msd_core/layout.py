@@ -1,14 +1,23 @@
 """Where in the picture each subject acts: coverage of the cells of an attention level
 (paper section 3.3)."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def box_coverage(
-    boxes: Tensor, height: int, width: int, crop: tuple[float, float, float, float] | None = None
-) -> Tensor:
+class Window(NamedTuple):
+    """The part of a latent that one call of the model shows: which of its rows and columns."""
+
+    rows: Sequence[int]  # a range where they stand together
+    columns: Sequence[int]
+    latent_size: tuple[int, int]  # height and width of the whole latent
+
+
+def box_coverage(boxes: Tensor, height: int, width: int, window: Window | None = None) -> Tensor:
     """Cells that boxes cover: column j is in when floor(x0 * width) <= j < ceil(x1 * width),
     rows alike.
 
@@ -19,37 +28,52 @@ def box_coverage(
     Args:
         boxes: [..., S, 4], x0, y0, x1, y1 as shares of the picture, origin top left.
         height, width: cells of the level.
-        crop: the part of the picture that the level shows, as a box; None is all of it.
+        window: the part of the latent that the level shows; None is all of it.
     Returns:
         bool [..., S, height * width], row-major.
     """
-    cells = torch.tensor([width, height, width, height], device=boxes.device)
-    if crop is None:
-        edges = boxes * cells
-    else:
-        start = torch.tensor(crop[:2] * 2, dtype=torch.float64, device=boxes.device)
-        end = torch.tensor(crop[2:] * 2, dtype=torch.float64, device=boxes.device)
-        # Rounded, so that an edge on a cell's edge stays on it through the division.
-        edges = ((boxes.double() - start) / (end - start) * cells).round(decimals=4)
-    x0, y0, x1, y1 = edges[..., None].unbind(-2)  # each [..., S, 1]
-    columns = torch.arange(width, device=boxes.device)
-    rows = torch.arange(height, device=boxes.device)
-    in_columns = (columns >= x0.floor()) & (columns < x1.ceil())
-    in_rows = (rows >= y0.floor()) & (rows < y1.ceil())
+    rows, columns, (whole_height, whole_width) = window or (None, None, (0, 0))
+    in_columns = _axis_coverage(boxes[..., 0::2], width, columns, whole_width)
+    in_rows = _axis_coverage(boxes[..., 1::2], height, rows, whole_height)
     return (in_rows[..., :, None] & in_columns[..., None, :]).flatten(-2)
 
 
-def mask_coverage(masks: Tensor, height: int, width: int) -> Tensor:
+def _axis_coverage(edges: Tensor, cells: int, indices: Sequence[int] | None, whole: int) -> Tensor:
+    """bool [..., S, cells] of one axis, from its edges [..., S, 2].
+
+    Args:
+        indices: those of the whole latent's cells that are shown; None for all.
+    """
+    if indices is None:
+        edges = edges * cells
+    else:
+        # Rounded, so that an edge on a cell's edge stays on it through the products.
+        edges = (edges.double() * whole).round(decimals=4)
+        if not isinstance(indices, range):  # a window that begins again, or leaves cells out
+            shown = torch.tensor(indices, device=edges.device)
+            inside = (shown < edges[..., 1:]) & (shown + 1 > edges[..., :1])
+            pooled = F.adaptive_max_pool1d(inside.double().flatten(0, -2), cells)
+            return pooled.view(*inside.shape[:-1], cells) > 0
+        edges = ((edges - indices.start) / len(indices) * cells).round(decimals=4)
+    index = torch.arange(cells, device=edges.device)
+    return (index >= edges[..., :1].floor()) & (index < edges[..., 1:].ceil())
+
+
+def mask_coverage(masks: Tensor, height: int, width: int, window: Window | None = None) -> Tensor:
     """Share of each cell that a mask covers; grey masks stay soft.
 
     Args:
         masks: [S, H, W] in 0..1, the whole picture at any resolution.
         height, width: cells of the level.
+        window: the part of the latent that the level shows; None is all of it.
     Returns:
         float [S, height * width] in 0..1, row-major.
     """
-    cells = F.interpolate(masks[:, None].float().clamp(0, 1), (height, width), mode="area")
-    return cells.flatten(1)
+    masks = masks[:, None].float().clamp(0, 1)
+    if window is not None:
+        masks = F.interpolate(masks, window.latent_size, mode="area")
+        masks = masks[..., list(window.rows), :][..., list(window.columns)]
+    return F.interpolate(masks, (height, width), mode="area").flatten(1)
 
 
 def mask_box(mask: Tensor) -> tuple[float, float, float, float]:

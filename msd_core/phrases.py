@@ -1,7 +1,13 @@
 """Where in a prompt's tokens a phrase stands."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
+
+CHUNK = 77  # tokens that CLIP reads at once; longer texts are several in a row
+SAME_TOKEN = 0.005  # of a token's length, how far its copies may be from each other
 
 _TRAILING_MARK = re.compile(r"[.!?,:]$")
 
@@ -42,3 +48,35 @@ def phrase_span(tokenizer: Any, phrase: str, prompt: str, occurrence: int = 0) -
             occurrence -= 1
         start += token_count(words[i])
     return 0, 0
+
+
+def phrase_positions(
+    positions: Sequence[int], prompts: Sequence[Tensor], text: Tensor
+) -> tuple[int, ...]:
+    """Where a phrase that was found in a prompt stands in an encoded text, which may be the prompt,
+    hold it among others (concatenated conditionings), or be another.
+
+    CLIP reads from left to right, so that a token's embedding tells all that stands before it:
+    where the phrase's embeddings come again, so does the prompt up to them.
+
+    Args:
+        positions: the phrase's tokens in the prompt, over all its chunks.
+        prompts: [P, C], the encoded prompt; several ways to encode it.
+        text: [K, >= C], the encoded text.
+    Returns:
+        positions in the text of all places where it stands, () for none.
+    """
+    found: list[int] = []
+    first = positions[0] // CHUNK * CHUNK
+    for start in range(0, text.shape[0], CHUNK):
+        moved = [position - first + start for position in positions]
+        if moved[-1] < text.shape[0] and any(
+            _same(prompt[list(positions)], text[moved, : prompt.shape[1]]) for prompt in prompts
+        ):
+            found += moved
+    return tuple(found)
+
+
+def _same(tokens: Tensor, others: Tensor) -> bool:
+    difference = (tokens - others).square().sum(-1)
+    return bool((difference <= SAME_TOKEN**2 * tokens.square().sum(-1)).min())

@@ -6,7 +6,6 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.latest import io
 
 from ..msd_core import MSAdapter
@@ -14,8 +13,6 @@ from ..msd_core.sdxl import check_fit, cross_attentions
 from .attention_patch import SubjectAttentionPatch
 from .image_branch import ImageBranch
 from .subjects import MSDAdapterType, MSDSubjects, Subject, Subjects
-
-_WRAPPER_KEY = "ms_diffusion"
 
 
 def _where(subject: Subject) -> Subject:
@@ -135,22 +132,10 @@ class MSDApply(io.ComfyNode):
             (key.cpu(), (value * value_weights).cpu())
             for key, value in ms_adapter.keys_and_values(tokens)
         ]
-        sampling = model.get_model_object("model_sampling")
         branch = ImageBranch(
             dict(zip((a.block for a in attentions), keys_values, strict=True)),
             replace(subjects, subjects=tuple(map(_where, subjects.subjects))),
             owners,
         )
-        patch = SubjectAttentionPatch(
-            branch,
-            sigma_start=float(sampling.percent_to_sigma(start_percent)),
-            sigma_end=float(sampling.percent_to_sigma(end_percent)),
-        )
-        # In the options rather than on the patcher: so they also hold for a pack that evaluates
-        # the model by itself, without the host's preparation of a sampling run.
-        for kind, wrapper in (
-            (WrappersMP.SAMPLER_SAMPLE, patch.start_run),
-            (WrappersMP.APPLY_MODEL, patch.apply_model),
-        ):
-            add_wrapper_with_key(kind, _WRAPPER_KEY, wrapper, patched.model_options, True)
+        SubjectAttentionPatch(branch, start_percent, end_percent).put_on(patched.model_options)
         return io.NodeOutput(patched)

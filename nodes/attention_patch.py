@@ -1,8 +1,7 @@
 """The image branch inside a running host, beside whatever other packs have put on the same
 attentions."""
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -11,48 +10,132 @@ from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWARGS
 from torch import Tensor
 
 from .image_branch import Block, ImageBranch, Run
-from .rows import ROWS, Batch, guess_rows, marked
+from .rows import (
+    CONDITIONINGS,
+    ROWS,
+    Batch,
+    Row,
+    guess_rows,
+    is_marked,
+    mark,
+    read_rows,
+    window_of,
+)
 
 _RUNS = "ms_diffusion_runs"  # transformer option
+_WRAPPER_KEY = "ms_diffusion"
+ANY_SIGMA = 1e8  # the host says 999999999.9 for the begin of the sampling
 
 
 class SubjectAttentionPatch:
-    """What MSDApply puts on a model: two wrappers. State lives in a run; only auto layout outside
+    """What MSDApply puts on a model: its wrappers. State lives in a run; only auto layout outside
     of any sampling run has a place here.
 
     Args:
         branch: what is added.
-        sigma_start, sigma_end: acts from the one down to the other.
+        start_percent, end_percent: of the sampling, from where to where it acts.
     """
 
-    def __init__(self, branch: ImageBranch, sigma_start: float, sigma_end: float) -> None:
+    def __init__(self, branch: ImageBranch, start_percent: float, end_percent: float) -> None:
         self.branch = branch
-        self.sigma_start = sigma_start
-        self.sigma_end = sigma_end
+        self.start_percent = start_percent
+        self.end_percent = end_percent
         self.outside = Run([])
+
+    def put_on(self, model_options: dict[str, Any]) -> None:
+        """In the options rather than on the patcher: so it also holds for a pack that evaluates the
+        model by itself, without the host's preparation of a sampling run."""
+        for kind, wrapper in (
+            (WrappersMP.SAMPLER_SAMPLE, self.start_run),
+            (WrappersMP.PREDICT_NOISE, self.predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
+            (WrappersMP.APPLY_MODEL, self.apply_model),
+        ):
+            add_wrapper_with_key(kind, _WRAPPER_KEY, wrapper, model_options, True)
 
     def start_run(
         self, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *args: Any
     ) -> Tensor:
-        """SAMPLER_SAMPLE wrapper: a fresh state, and a mark on every conditioning."""
+        """SAMPLER_SAMPLE wrapper: a fresh state, and the rows of every conditioning."""
         noise = args[1]
-        picture = tuple(noise.shape[-2:])
-        for name, conds in guider.conds.items():
-            guider.conds[name] = [
-                marked(cond, number if name == "positive" else None, picture)
-                for number, cond in enumerate(conds)
-            ]
         model_options = extra_args["model_options"]
-        compiled = model_options.get(TORCH_COMPILE_KWARGS) or {}
-        run = Run(sigmas[:-1].tolist(), backend=compiled.get("backend"))
         options = model_options.setdefault("transformer_options", {})
+        if CONDITIONINGS not in options:  # else another MSD Apply's
+            options[CONDITIONINGS] = mark(guider.conds, len(noise))
+        compiled = model_options.get(TORCH_COMPILE_KWARGS) or {}
+        run = Run(
+            sigmas[:-1].tolist(),
+            sigma_range=self._sigma_range(guider.inner_model),
+            pictures=len(noise),
+            latent_size=(noise.shape[-2], noise.shape[-1]),
+            backend=compiled.get("backend"),
+        )
+        auto = self.branch.subjects.auto_layout
+        if auto is not None and len(run.sigmas) < auto.start_step:
+            run.warn(
+                f"MSD Auto Layout: this sampler runs {len(run.sigmas)} steps, and counts them by "
+                f"itself, so that the boxes stay: start_step is {auto.start_step}."
+            )
         options[_RUNS] = {**options.get(_RUNS, {}), self: run}
-        return executor(guider, sigmas, extra_args, *args)
+        out = executor(guider, sigmas, extra_args, *args)
+        if not run.saw_positive:
+            run.warn(
+                "MSD Apply: nothing in this run was a positive prompt's, so that no subject was "
+                f"drawn. The guider has {', '.join(map(repr, guider.conds))}."
+            )
+        return out
+
+    def predict_noise(
+        self,
+        executor: Any,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """PREDICT_NOISE wrapper: keep the sampler's latent, to know its parts again. Some samplers
+        let it grow; what is smaller than before might be a part of it itself."""
+        run = self._run_of((model_options or {}).get("transformer_options", {}))
+        size = (x.shape[-2], x.shape[-1])
+        if run is None or size[0] < run.latent_size[0] or size[1] < run.latent_size[1]:
+            return executor(x, timestep, model_options or {}, *args, **kwargs)
+        run.latent, run.latent_size = x, size
+        try:
+            return executor(x, timestep, model_options or {}, *args, **kwargs)
+        finally:
+            run.latent = None
+
+    def calc_cond_batch(
+        self,
+        executor: Any,
+        model: Any,
+        conds: list[Any],
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+    ) -> Any:
+        """CALC_COND_BATCH wrapper: what the host evaluates."""
+        options = model_options.get("transformer_options", {})
+        run = self._run_of(options)
+        if run is None:
+            return executor(model, conds, x, timestep, model_options)
+        before = run.evaluated, run.window
+        run.evaluated, run.window = model_options if is_marked(conds) else None, None
+        window = options.get("context_window")
+        if window is not None and run.latent is not None:
+            handler = model_options.get("context_handler")
+            retained = getattr(handler, "latent_retain_index_list", [])
+            run.window = window_of(window, retained, x, run.latent)
+        try:
+            return executor(model, conds, x, timestep, model_options)
+        finally:
+            run.evaluated, run.window = before
 
     def apply_model(
         self,
@@ -69,26 +152,29 @@ class SubjectAttentionPatch:
         put there also for calls in which it does nothing, since compiled code stays as it was at
         first."""
         options = transformer_options or {}
-        rows = kwargs.get(ROWS) or guess_rows(options)
-        run = options.get(_RUNS, {}).get(self)
+        run = self._run_of(options)
+        rows = _rows_of(kwargs.get(ROWS), x, run, options)
+        if ROWS in kwargs:
+            kwargs[ROWS] = rows  # for another MSD Apply; the UNet leaves it alone
         if run is None:
             run = Run([]) if self.branch.subjects.auto_layout is None else self.outside
+            run.sigma_range = self._sigma_range(executor.class_obj)
+            run.pictures = max((picture for _, picture, _ in rows), default=0) + 1
         calls = _calls.get()
-        if any(row.positive is not None for row in rows):
-            acts = self._acts(run, options)
+        if any(conditioning.positive is not None for conditioning, _, _ in rows):
+            run.saw_positive = True
+            acts = _acts(run, self.branch, options)
             # Auto layout looks on from the first step, also while the subjects don't act yet.
             if acts or self.branch.subjects.auto_layout is not None:
-                order = options.get("cond_or_uncond", [])
-                calls = (*calls, Call(self.branch, run, acts, Batch(rows, x.shape[0], order)))
+                order = tuple(options.get("cond_or_uncond", ()))
+                calls = (*calls, Call(self.branch, run, acts, Batch(rows, order)))
         stance = nullcontext()
         if _is_compiled_wrongly(run, options):
             stance = torch.compiler.set_stance("force_eager")
-            if not run.told:
-                logging.warning(
-                    "MSD Apply: the model runs uncompiled, since what TorchCompileModel compiles "
-                    "would keep the subjects of an earlier run."
-                )
-            run.told = True
+            run.warn(
+                "MSD Apply: the model runs uncompiled, since what TorchCompileModel compiles "
+                "would keep the subjects of an earlier run."
+            )
         options = self._patched(options)
         before = _calls.set(calls)
         try:
@@ -97,13 +183,14 @@ class SubjectAttentionPatch:
         finally:
             _calls.reset(before)
 
-    def _acts(self, run: Run, transformer_options: dict[str, Any]) -> bool:
-        always = self.sigma_start > 1e8 and self.sigma_end <= 0
-        if always and self.branch.subjects.auto_layout is None:
-            return True
-        sigma = float(transformer_options["sigmas"][0])
-        run.enter(sigma)
-        return self.sigma_end <= sigma <= self.sigma_start
+    def _run_of(self, transformer_options: Mapping[str, Any]) -> Run | None:
+        return transformer_options.get(_RUNS, {}).get(self)
+
+    def _sigma_range(self, model: Any) -> tuple[float, float]:
+        """From which sigma down to which it acts, by the schedule of the model that runs: a node
+        that sets it may come after MSD Apply."""
+        sigma = model.model_sampling.percent_to_sigma
+        return float(sigma(self.start_percent)), float(sigma(self.end_percent))
 
     def _patched(self, transformer_options: dict[str, Any]) -> dict[str, Any]:
         replaced = transformer_options.get("patches_replace", {})
@@ -114,6 +201,50 @@ class SubjectAttentionPatch:
             if not _is_ours(previous):
                 attn2[block] = partial(_attend, block, previous)
         return {**transformer_options, "patches_replace": {**replaced, "attn2": attn2}}
+
+
+def _rows_of(
+    marks: Any, x: Tensor, run: Run | None, transformer_options: Mapping[str, Any]
+) -> tuple[Row, ...]:
+    """The rows of a call of the model; ValueError where they can't be told."""
+    if isinstance(marks, tuple):
+        return marks  # another MSD Apply has read them
+    conditionings = transformer_options.get(CONDITIONINGS)
+    try:
+        if marks is not None and conditionings is not None:
+            latent, size, window = None, (x.shape[-2], x.shape[-1]), None
+            if run is not None:
+                latent, size, window = run.latent, run.latent_size, run.window
+            return read_rows(marks.cpu(), x, conditionings, latent, size, window)
+        if run is not None and run.evaluated is not None:
+            raise ValueError("the model is called without what belongs to its conditionings")
+    except ValueError as error:
+        evaluated = (run.evaluated if run is not None else None) or {}
+        raise ValueError(
+            f"MSD Apply: {error}. Bypass the node that crops or batches by itself"
+            f"{_functions(evaluated)}, or MSD Apply."
+        ) from error
+    return guess_rows(transformer_options, x)
+
+
+def _functions(model_options: Mapping[str, Any]) -> str:
+    """The functions that other packs have put around the model's calls."""
+    found = []
+    for key, value in model_options.items():
+        if key == "model_function_wrapper" or "cfg_function" in key:
+            for function in value if isinstance(value, list) else [value]:
+                kind = function if hasattr(function, "__qualname__") else type(function)
+                found.append(f"{kind.__qualname__} of {kind.__module__}")
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _acts(run: Run, branch: ImageBranch, transformer_options: Mapping[str, Any]) -> bool:
+    start, end = run.sigma_range
+    if start > ANY_SIGMA and end <= 0 and branch.subjects.auto_layout is None:
+        return True
+    sigma = float(transformer_options["sigmas"][0])
+    run.enter(sigma)
+    return end <= sigma <= start
 
 
 def _is_compiled_wrongly(run: Run, transformer_options: dict[str, Any]) -> bool:
@@ -170,9 +301,11 @@ def _attend(
             transformer_options=extra_options,
         )
     height, width = extra_options["activations_shape"][-2:]
-    couple, compiled = "cond_or_uncond_couple" in extra_options, torch.compiler.is_compiling()
+    # As attention-couple packs say how they have enlarged the batch
+    order = extra_options.get("cond_or_uncond_couple", extra_options.get("cond_or_uncond", ()))
+    compiled = torch.compiler.is_compiling()
     add = _add_compiled if compiled else _add
-    add(out, q, k, *block, heads, height, width, couple, compiled)
+    add(out, q, k, *block, heads, height, width, len(order), compiled)
     return out
 
 
@@ -190,7 +323,7 @@ def _add(
     heads: int,
     height: int,
     width: int,
-    couple: bool,
+    listed: int,
     compiled: bool,
 ) -> None:
     block = (room, number, index)
@@ -206,7 +339,7 @@ def _add(
                 f"MSD Apply: another node changed the {height * width} queries of block {block} to "
                 f"{q.shape[1]}, so that the subjects' places can't be found."
             )
-        parts = call.batch.positive_parts(q, couple)
+        parts = call.batch.positive_parts(q, listed)
         call.branch.add(call.run, call.acts, parts, block, out, q, k, heads, height, width)
 
 

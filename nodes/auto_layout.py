@@ -9,6 +9,7 @@ from typing import Any
 import comfy.sd1_clip
 from comfy_api.latest import io, ui
 from server import PromptServer
+from torch import Tensor
 
 from ..msd_core.phrases import phrase_span
 from .subjects import SHOWS_OUTPUT, AutoLayoutSettings, MSDSubjects, Subjects
@@ -83,10 +84,23 @@ class MSDAutoLayout(io.ComfyNode):
                 logging.warning("MSD Auto Layout: %s", report[-1])
             seen[subject.phrase] += 1
             placed.append(replace(subject, prompt_tokens=places))
-        settings, said = AutoLayoutSettings(threshold, start_step), "\n".join(report)
+        if start_step > 1:
+            report.append(
+                f"From step {start_step} of each sampler on; one with fewer steps keeps the boxes."
+            )
+        texts = encode_prompt(clip, prompt) if any(s.prompt_tokens for s in placed) else None
+        settings, said = AutoLayoutSettings(threshold, start_step, texts), "\n".join(report)
         if cls.hidden and cls.hidden.unique_id:  # shown on the node
             PromptServer.instance.send_progress_text(said, cls.hidden.unique_id)
         return io.NodeOutput(Subjects(tuple(placed), settings), ui=ui.PreviewText(said))
+
+
+def encode_prompt(clip: Any, prompt: str) -> tuple[Tensor, ...]:
+    """[P, C] of the encoded prompt, the channels of SDXL's first text encoder, whose tokens
+    `prompt_places` counts; several where hooks schedule the encoder's weights."""
+    width = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight.shape[1]
+    encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    return tuple(text[0, :, :width].float().cpu() for text, _ in encoded)
 
 
 def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple[int, ...]:

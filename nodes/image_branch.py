@@ -1,5 +1,6 @@
 """The image branch of a sampling run: what it makes once, and what it adds to each attention."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,9 @@ from ..msd_core.attention import (
     subject_mask,
 )
 from ..msd_core.auto_layout import AutoLayout
-from .rows import Rows
+from ..msd_core.layout import Window
+from ..msd_core.phrases import phrase_positions
+from .rows import UNKNOWN, Conditioning, Part
 from .subjects import AutoLayoutSettings, Subjects
 
 Block = tuple[str, int, int]
@@ -37,14 +40,29 @@ class Run:
     """State of one sampling run."""
 
     sigmas: list[float]  # the schedule; empty outside a sampling run
+    sigma_range: tuple[float, float] = (float("inf"), 0.0)  # the subjects act from, down to
+    pictures: int = 1  # of the batch
+    latent_size: tuple[int, int] = (0, 0)  # height and width of the sampler's latent
+    latent: Tensor | None = None  # [B, C, H, W], while it is evaluated
+    window: Window | None = None  # the part of it that the host evaluates
+    backend: str | None = None  # of TorchCompileModel
     keys_values: dict[Any, KeyValue] = field(default_factory=dict)
     cells: dict[Any, Cells] = field(default_factory=dict)
     phrase_weights: dict[Any, Tensor] = field(default_factory=dict)
+    positions: dict[Conditioning, list[tuple[int, ...]]] = field(default_factory=dict)
     auto_layouts: dict[Any, "StepLayout"] = field(default_factory=dict)
     step: int = 0
     last_sigma: float = float("inf")
-    backend: str | None = None  # of TorchCompileModel
-    told: bool = False  # that the model runs uncompiled
+    # The model's options while the host evaluates conditionings that all carry their rows
+    evaluated: Mapping[str, Any] | None = None
+    saw_positive: bool = False
+    warned: set[str] = field(default_factory=set)
+
+    def warn(self, message: str) -> None:
+        """Log a line, once a run."""
+        if message not in self.warned:
+            self.warned.add(message)
+            logging.warning(message)
 
     def enter(self, sigma: float) -> None:
         """Find the step, counted from 1, that a call at this sigma belongs to. Samplers may call
@@ -56,6 +74,7 @@ class Run:
             self.keys_values.clear()
             self.cells.clear()
             self.phrase_weights.clear()
+            self.positions.clear()
             self.auto_layouts.clear()
             self.step = 1
         elif sigma != self.last_sigma:
@@ -93,7 +112,7 @@ class ImageBranch:
         self,
         run: Run,
         acts: bool,
-        parts: Sequence[tuple[slice, Rows]],
+        parts: Sequence[Part],
         block: Block,
         out: Tensor,
         q: Tensor,
@@ -106,16 +125,17 @@ class ImageBranch:
 
         Args:
             run: the sampling run. acts: otherwise auto layout only looks on.
-            parts: slices of the batch that get the branch. block: that the attention is in.
+            parts: of the batch, those that get the branch. block: that the attention is in.
             out: [B, N, C], the text attention's output. q: [B, N, C]. k: [B, K, C], of the text.
             heads: that C holds. height, width: of the grid whose N cells the queries are.
         """
-        for part, row in parts:
-            query = q[part]
-            cells = self._cells(run, row, query, height, width)
+        for part in parts:
+            query = q[part.rows]
+            cells = self._cells(run, part, query, height, width)
             queries, mask = cells.queries, cells.mask
-            if (settings := self.subjects.auto_layout) is not None:
-                followed = self._followed(settings, run, row, block, query, k[part], heads, cells)
+            if (settings := self.subjects.auto_layout) is not None and part.own_text:
+                place = block, height, width
+                followed = self._followed(settings, run, part, place, query, k, heads, cells)
                 if followed is not None:
                     queries, mask = slice(None), followed
             if not acts or mask.scores.numel() == 0:
@@ -127,9 +147,9 @@ class ImageBranch:
             image = masked_attention(query, *self._keys_values(run, block, query, heads), mask)
             image = image.to(out.dtype)  # another pack's attention may give another type
             if isinstance(queries, slice):
-                out[part, queries].add_(image)
+                out[part.rows, queries].add_(image)
             else:
-                out[part].index_add_(1, queries, image)
+                out[part.rows].index_add_(1, queries, image)
 
     def _keys_values(self, run: Run, block: Block, query: Tensor, heads: int) -> KeyValue:
         """A layer's key and value [1, heads, K, d], moved to the query's device once a run."""
@@ -142,14 +162,14 @@ class ImageBranch:
             run.keys_values[place] = key, value
         return run.keys_values[place]
 
-    def _cells(self, run: Run, row: Rows, query: Tensor, height: int, width: int) -> Cells:
+    def _cells(self, run: Run, part: Part, query: Tensor, height: int, width: int) -> Cells:
         """Made once a run for each grid, and moved to the query's device."""
-        place = (height, width, row.crop, query.device, query.dtype)
+        place = (height, width, part.window, query.device, query.dtype)
         if place not in run.cells:
             subjects = self.subjects.subjects
             soft = any(s.region is not None for s in subjects)
             kind = torch.float32 if soft else torch.bool
-            of_subjects = [s.coverage(height, width, row.crop).to(kind) for s in subjects]
+            of_subjects = [s.coverage(height, width, part.window).to(kind) for s in subjects]
             cells = torch.stack(of_subjects)[self.owners]
             covered = cells.amax(0) > 0
             start, count = int(covered.int().argmax()), int(covered.sum())
@@ -169,43 +189,90 @@ class ImageBranch:
         self,
         settings: AutoLayoutSettings,
         run: Run,
-        row: Rows,
-        block: Block,
+        part: Part,
+        place: tuple[Block, int, int],
         query: Tensor,
         text_key: Tensor,
         heads: int,
         cells: Cells,
     ) -> SubjectMask | None:
-        """Auto layout: where the text attention looks at the phrases; None before it starts."""
-        state = run.auto_layouts.setdefault(
-            (block, row.positive, row.crop), StepLayout(AutoLayout(settings.threshold))
-        )
-        if run.step > state.step:
-            place = (text_key.shape[1], row.text_tokens, query.device)
-            if place not in run.phrase_weights:
-                weights = self._phrase_weights(*place[:2])
-                run.phrase_weights[place] = cast_to_device(weights, query.device, None)
-            state.layout.add(phrase_maps(query, text_key, heads, run.phrase_weights[place]))
-            state.step = run.step
+        """Auto layout: where the text attention looks at the phrases; None before it starts.
+
+        Maps belong to a block and a grid (place), a text, the pictures, and what is shown of them.
+        """
+        pictures = [part.pictures]
+        if len(part.pictures) != run.pictures:  # windows over a batch: each picture by itself
+            pictures = [(picture,) for picture in part.pictures]
+            if UNKNOWN in part.pictures:
+                raise ValueError(
+                    f"MSD Auto Layout: another node evaluates {len(part.pictures)} pictures where "
+                    f"the batch has {run.pictures}, and which ones can't be told. Bypass it, or "
+                    "MSD Auto Layout."
+                )
+        states = [
+            run.auto_layouts.setdefault(
+                (place, part.conditioning.positive, part.window, of),
+                StepLayout(AutoLayout(settings.threshold)),
+            )
+            for of in pictures
+        ]
+        positions = self._positions(settings, run, part.conditioning)
+        if any(run.step > state.step for state in states):
+            key = (text_key.shape[1], part.conditioning, query.device)
+            if key not in run.phrase_weights:
+                weights = self._phrase_weights(text_key.shape[1], part.conditioning, positions)
+                run.phrase_weights[key] = cast_to_device(weights, query.device, None)
+            maps = phrase_maps(query, text_key[part.rows], heads, run.phrase_weights[key])
+            of_states = maps.chunk(len(states)) if len(states) > 1 else [maps]
+            for state, own in zip(states, of_states, strict=True):
+                if run.step > state.step:
+                    state.layout.add(own)
+                    state.step = run.step
         if run.step < settings.start_step:
             return None
-        # A subject keeps its place where this conditioning's text doesn't hold its phrase.
-        coverage = state.layout.coverage().to(cells.coverage)
+        coverages = [state.layout.coverage() for state in states]
+        coverage = coverages[0] if len(coverages) == 1 else torch.cat(coverages)
+        coverage = coverage.to(cells.coverage)
+        # A subject keeps its box where this conditioning's text doesn't hold its phrase.
         for n, owner in enumerate(self.owners):
-            tokens = self.subjects.subjects[owner].prompt_tokens
-            if not tokens or max(tokens) >= (row.text_tokens or text_key.shape[1]):
+            if not positions[owner]:
                 coverage[:, n] = 0
                 coverage[:, n, cells.queries] = cells.coverage[:, n]
         return subject_mask(coverage, self.tokens, query.dtype)
 
-    def _phrase_weights(self, length: int, own_length: int | None) -> Tensor:
+    def _positions(
+        self, settings: AutoLayoutSettings, run: Run, conditioning: Conditioning
+    ) -> list[tuple[int, ...]]:
+        """Of each subject, where its phrase's tokens stand in a conditioning's text; () where it
+        isn't in it."""
+        if conditioning not in run.positions:
+            text, length = conditioning.text, conditioning.text_length
+            found = []
+            for number, subject in enumerate(self.subjects.subjects, 1):
+                positions = subject.prompt_tokens
+                if text is not None and settings.texts is not None and positions:
+                    positions = phrase_positions(positions, settings.texts, text[0].float().cpu())
+                    if not positions:
+                        run.warn(
+                            f"MSD Auto Layout: {subject.phrase!r} isn't where the prompt has it in "
+                            f"one of the positive texts; there subject {number} keeps its box. A "
+                            "text that was encoded by another CLIP than the one that is connected "
+                            "to MSD Auto Layout is another text."
+                        )
+                elif length is not None and positions and max(positions) >= length:
+                    positions = ()
+                found.append(positions)
+            run.positions[conditioning] = found
+        return run.positions[conditioning]
+
+    def _phrase_weights(
+        self, length: int, conditioning: Conditioning, positions: Sequence[Sequence[int]]
+    ) -> Tensor:
         """[K, sets of image tokens]; 1 / length at the tokens of the subject's phrase, in every
         copy of a text that the host has repeated to the length of its neighbours in the batch."""
-        own_length = own_length or length
+        own_length = conditioning.text_length or length
         weights = torch.zeros(length, len(self.owners))
         for n, owner in enumerate(self.owners):
-            places = self.subjects.subjects[owner].prompt_tokens
-            for place in places:
-                if place < own_length:
-                    weights[place::own_length, n] = 1 / len(places)
+            for position in positions[owner]:
+                weights[position::own_length, n] = 1 / len(positions[owner])
         return weights

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..msd_core.layout import mask_box
 from .boxes import NO_BOX, parse_boxes, parse_layout, pixel_box
 from .layout_preview import draw_layout
-from .subjects import MOST_SUBJECTS, SHOWS_OUTPUT, WHOLE_PICTURE, MSDSubjects, Subject, Subjects
+from .subjects import MOST_SUBJECTS, SHOWS_OUTPUT, MSDSubjects, Subject, Subjects
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/layout.js names it
 THUMBNAIL = 128  # pixels of the longer edge
@@ -211,7 +211,7 @@ class MSDLayout(io.ComfyNode):
                 )
             )
         masks = torch.stack(
-            [s.coverage(height, width, WHOLE_PICTURE).view(height, width).float() for s in subjects]
+            [s.coverage(height, width).view(height, width).float() for s in subjects]
         )
         pixel_boxes = [pixel_box(subject.box, width, height) for subject in subjects]
         shown = [subject.box for subject in subjects]

@@ -11,11 +11,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..msd_core.layout import box_coverage, mask_coverage
+from ..msd_core.layout import Window, box_coverage, mask_coverage
 
 MOST_SUBJECTS = 16
 Box = tuple[float, float, float, float]
-WHOLE_PICTURE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -32,33 +31,27 @@ class Subject:
     image_tokens: Tensor | None = None  # [n, T, C], set by MSDGroundReferences
     prompt_tokens: tuple[int, ...] = ()  # places of its phrase in the prompt, by MSDAutoLayout
 
-    def coverage(self, height: int, width: int, crop: Box) -> Tensor:
+    def coverage(self, height: int, width: int, window: Window | None = None) -> Tensor:
         """Coverage of the cells of one attention level.
 
         Args:
             height, width: cells of the level.
-            crop: the part of the picture that the level shows, as shares of the picture.
+            window: the part of the latent that the level shows; None is all of it.
         Returns:
             [height * width], bool for a box, float for a region.
         """
-        if self.region is None:
-            if crop == WHOLE_PICTURE:
-                return box_coverage(torch.tensor([self.box]), height, width)[0]
-            box = torch.tensor([self.box], dtype=torch.float64)
-            return box_coverage(box, height, width, crop)[0] & any(self.box)
-        left, top, right, bottom = crop
-        rows, columns = self.region.shape
-        part = self.region[
-            round(top * rows) : max(round(bottom * rows), round(top * rows) + 1),
-            round(left * columns) : max(round(right * columns), round(left * columns) + 1),
-        ]
-        return mask_coverage(part[None], height, width)[0]
+        if self.region is not None:
+            return mask_coverage(self.region[None], height, width, window)[0]
+        return box_coverage(torch.tensor([self.box]), height, width, window)[0]
 
 
 @dataclass(frozen=True)
 class AutoLayoutSettings:
     threshold: float
     start_step: int  # counted from 1
+    # [P, C], what the text encoder makes of the prompt that the phrases were found in, its first
+    # encoder's channels; one for each that a schedule of it gives. None: every positive text is it.
+    texts: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)

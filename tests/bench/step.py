@@ -114,7 +114,7 @@ def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
         kinds.Subjects(subjects, kinds.AutoLayoutSettings(0.5, 2) if auto else None),
         list(range(len(boxes))),
     )
-    return module("nodes.attention_patch").SubjectAttentionPatch(branch, 1e9, 0.0)
+    return module("nodes.attention_patch").SubjectAttentionPatch(branch, 0.0, 1.0)
 
 
 class Clock:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_core.layout import box_coverage, mask_box, mask_coverage
+from msd_core.layout import Window, box_coverage, mask_box, mask_coverage
 
 sides = st.integers(1, 24)
 coordinates = st.floats(-0.5, 1.5, width=32) | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -69,18 +69,35 @@ def test_width_and_height_are_not_swapped():
 
 
 @pytest.mark.parametrize("columns", [26, 96, 104, 152])
-def test_edges_on_cells_stay_there_in_a_crop(columns):
-    """The crop of the whole picture's coverage is the coverage of the crop."""
+def test_edges_on_cells_stay_there_in_a_window(columns):
+    """The window of the whole picture's coverage is the coverage of the window."""
     edges = torch.arange(columns + 1, dtype=torch.float64) / columns
     for start in range(0, columns - 8, 7):
         for end in (start + 8, columns):
-            crop = (start / columns, 0.0, end / columns, 1.0)
+            window = Window(range(1), range(start, end), (1, columns))
             for left in range(0, columns, 5):
                 box = torch.tensor([[edges[left], 0.0, edges[left + 1], 1.0]], dtype=torch.float64)
-                part = box_coverage(box, 1, end - start, crop)[0]
+                part = box_coverage(box, 1, end - start, window)[0]
                 expected = torch.zeros(columns, dtype=torch.bool)
                 expected[left] = True
                 assert torch.equal(part, expected[start:end])
+
+
+sixteenths = st.tuples(*[st.integers(-8, 24).map(lambda n: n / 16)] * 4)
+
+
+@given(
+    st.lists(sixteenths, min_size=1, max_size=3),
+    st.lists(st.integers(0, 11), min_size=1),
+    st.data(),
+)
+def test_a_window_that_leaves_cells_out_or_begins_again(boxes, columns, data):
+    """Each of its cells is covered as the whole picture's cell that it shows."""
+    rows = tuple(data.draw(st.lists(st.integers(0, 8), min_size=1)))
+    shown = box_coverage(torch.tensor(boxes), len(rows), len(columns),
+                         Window(rows, tuple(columns), (9, 12)))  # fmt: skip
+    whole = box_coverage(torch.tensor(boxes).double(), 9, 12).view(-1, 9, 12)
+    assert torch.equal(shown.view(-1, len(rows), len(columns)), whole[:, list(rows)][..., columns])
 
 
 def test_leading_dimensions_are_kept():

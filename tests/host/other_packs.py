@@ -16,6 +16,8 @@ REPOSITORIES = {
     "IPADAPTER_PLUS": "cubiq/ComfyUI_IPAdapter_plus",
     "COMFYUI_PPM": "pamparamm/ComfyUI-ppm",
     "COMFY_COUPLE": "Danand/ComfyUI-ComfyCouple",
+    "TOOLING_NODES": "Acly/comfyui-tooling-nodes",
+    "TILED_DIFFUSION": "shiimizu/ComfyUI-TiledDiffusion",
     "MS_DIFFUSION": "MS-Diffusion/MS-Diffusion",
 }
 TOKEN = 2048  # channels of SDXL's text, by which IPAdapter_plus knows an adapter for it

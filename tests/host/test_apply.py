@@ -1,5 +1,6 @@
 """MSDApply in the host's own sampling: which rows change, invariants, state, company."""
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -17,12 +18,15 @@ from sampling import (
     assert_only_positive_rows_changed,
     assert_same,
     cond,
+    differ,
     guide,
     noise,
     patch_of,
     sample,
     with_watch,
 )
+
+from microworld.host import run_node
 
 D = Golden("d_unet")
 
@@ -163,19 +167,23 @@ def test_boxes_are_mapped_into_an_area(plain: Any, apply: Any, subjects: Any) ->
 
 
 @pytest.mark.parametrize("left, top, width, height", [(8, 0, 8, 16), (4, 4, 8, 8), (0, 12, 12, 4)])
-def test_coverage_of_a_crop_is_the_crop_of_the_coverage(
+def test_coverage_of_a_window_is_the_window_of_the_coverage(
     pack: Any, left: int, top: int, width: int, height: int
 ) -> None:
-    crop = (left / 16, top / 16, (left + width) / 16, (top + height) / 16)
+    rows, columns = range(top, top + height), range(left, left + width)
     region = (noise(3, 64, 64) > 0).float()
     kind = pack.module("nodes.subjects").Subject
+    window = pack.module("msd_core.layout").Window
     for box in (LEFT, RIGHT, (0.1, 0.2, 0.6, 0.8), (0.0, 0.0, 0.0, 0.0), EVERYWHERE):
         for mask in (None, region):
             subject = kind("", box, 1.0, torch.zeros(1, 8, 8, 3), region=mask)
-            whole = subject.coverage(16, 16, EVERYWHERE).view(16, 16)
-            part = subject.coverage(height, width, crop).view(height, width)
-            expected = whole[top : top + height, left : left + width]
-            torch.testing.assert_close(part, expected)
+            expected = subject.coverage(16, 16).view(16, 16)[list(rows)][:, list(columns)]
+            for shown in (
+                window(rows, columns, (16, 16)),
+                window(*map(tuple, (rows, columns)), (16, 16)),
+            ):
+                part = subject.coverage(height, width, shown).view(height, width)
+                torch.testing.assert_close(part, expected)
 
 
 class TestInvariants:
@@ -255,6 +263,41 @@ class TestInvariants:
         sample(guide(model), sigmas=steps)
         assert [any(changed) for changed, _ in calls] == [False, True, True, False]
 
+    @pytest.mark.parametrize(
+        "kind, options",
+        [
+            ("ModelSamplingContinuousEDM", ("edm", 120.0, 0.002)),
+            ("ModelSamplingContinuousEDM", ("v_prediction", 120.0, 0.002)),
+            ("ModelSamplingContinuousV", ("v_prediction", 500.0, 0.03)),
+            ("ModelSamplingDiscrete", ("v_prediction", True)),
+            ("ModelSamplingDiscrete", ("lcm", False)),
+            ("RescaleCFG", (0.7,)),
+        ],
+        ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else value,
+    )
+    def test_start_and_end_are_of_the_schedule_that_runs(
+        self, registry: Any, plain: Any, apply: Any, subjects: Any, kind: str, options: Any
+    ) -> None:
+        """A node that sets the noise schedule may come before or after MSD Apply."""
+
+        def schedule(model: Any) -> Any:
+            return run_node(registry, kind, model, *options)[0]
+
+        def ours(model: Any) -> Any:
+            return apply(model, subjects(LEFT, RIGHT), start_percent=0.2, end_percent=0.7)
+
+        sampling = schedule(plain).get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 12)
+        start, end = sampling.percent_to_sigma(0.2), sampling.percent_to_sigma(0.7)
+        expected = [end <= sigma <= start for sigma in sigmas[:-1].tolist()]
+        assert any(expected) and not all(expected)
+        pictures = []
+        for model in (ours(schedule(plain)), schedule(ours(plain))):
+            watched, calls = with_watch(model, POSITIVE)
+            pictures.append(sample(guide(watched), sigmas=sigmas))
+            assert [any(changed) for changed, _ in calls] == expected
+        assert torch.equal(*pictures)
+
     def test_half_precision(self, pack: Any, adapter: Any, subjects: Any) -> None:
         from models import build_sdxl, fill_from_recipe
 
@@ -328,6 +371,61 @@ class TestAutoLayout:
         assert max(counts) == 3
         assert len(counts) == 3 * len(plain_attentions(plain))
 
+    def test_a_phrase_is_looked_for_in_its_own_text(
+        self, plain: Any, apply: Any, subjects: Any, caplog: Any, monkeypatch: Any, pack: Any
+    ) -> None:
+        """In the prompt, also behind another text; in a text without it the subject keeps its
+        box."""
+        kind = pack.module("nodes.image_branch").ImageBranch
+        right, looked = kind._phrase_weights, []
+
+        def note(self: Any, *given: Any) -> torch.Tensor:
+            weights = right(self, *given)
+            looked.append([weights[:, n].nonzero().flatten().tolist() for n in range(2)])
+            return weights
+
+        monkeypatch.setattr(kind, "_phrase_weights", note)
+        auto = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=self.PROMPT_TOKENS)
+        texts = (cond(POSITIVE)[0][0][0],)
+        auto = replace(auto, auto_layout=replace(auto.auto_layout, texts=texts))
+        model, boxes = apply(plain, auto), apply(plain, subjects(LEFT, RIGHT))
+
+        def seen(positive: Any) -> tuple[torch.Tensor, list[Any]]:
+            looked.clear()
+            return sample(guide(model, positive)), looked
+
+        prompt, other = cond(POSITIVE), cond(POSITIVE + 100)
+        followed, places = seen(prompt)
+        assert places == [[[5, 6], [9]]] and "keeps its box" not in caplog.text
+        assert differ(followed, sample(guide(boxes, prompt)))
+
+        kept, places = seen(other)
+        assert places == [[[], []]] and caplog.text.count("keeps its box") == 2
+        assert_same(kept, sample(guide(boxes, other)))
+
+        mask = torch.zeros(1, 16, 16).index_fill(2, torch.arange(8), 1.0)
+        regional = [[prompt[0][0], {**prompt[0][1], "mask": mask}],
+                    [other[0][0], {**other[0][1], "mask": 1 - mask}]]  # fmt: skip
+        _, places = seen(regional)
+        assert sorted(places) == [[[], []], [[5, 6], [9]]]
+
+        behind = [[torch.cat((other[0][0], prompt[0][0]), 1), prompt[0][1]]]
+        _, places = seen(behind)
+        assert places == [[[82, 83], [86]]]
+        twice = [[torch.cat((prompt[0][0], other[0][0], prompt[0][0]), 1), prompt[0][1]]]
+        _, places = seen(twice)
+        assert places == [[[5, 6, 159, 160], [9, 163]]]
+
+    def test_a_sampler_of_fewer_steps_says_that_the_boxes_stay(
+        self, plain: Any, apply: Any, subjects: Any, caplog: Any
+    ) -> None:
+        late = subjects(LEFT, RIGHT, auto=(0.5, 3), prompt_tokens=self.PROMPT_TOKENS)
+        model = apply(plain, late)
+        sample(guide(model))
+        assert "boxes stay" not in caplog.text
+        sample(guide(model), sigmas=SIGMAS[1:])
+        assert caplog.text.count("this sampler runs 2 steps, and counts them by itself") == 1
+
     @pytest.mark.parametrize("lengths", [(77, 154), (154, 231)])
     def test_repeated_text_gives_the_same_maps(
         self, plain: Any, apply: Any, subjects: Any, lengths: tuple[int, int]
@@ -377,11 +475,12 @@ class TestCompany:
         self, plain: Any, apply: Any, subjects: Any, pack: Any
     ) -> None:
         """Other packs' attention may give another type than its query has."""
-        run, rows = pack.module("nodes.image_branch").Run([]), pack.module("nodes.rows").Rows(0)
+        rows = pack.module("nodes.rows")
+        run, part = pack.module("nodes.image_branch").Run([]), rows.Part(slice(None), rows._GUESSED)
         branch = patch_of(apply(plain, subjects(LEFT))).branch
         q = noise(1, 1, 16, 128)
         out = q.double()
-        branch.add(run, True, [(slice(None), rows)], ("middle", 0, 0), out, q, q, 8, 4, 4)
+        branch.add(run, True, [part], ("middle", 0, 0), out, q, q, 8, 4, 4)
         assert out.dtype == torch.float64
         changed = (out != q).any(-1)[0].view(4, 4)
         assert changed[1:3, :2].all() and changed.sum() == 4

@@ -67,13 +67,13 @@ def test_code_that_mixes_up_blocks_is_an_error(
     """As after a break of the graph: one block's code runs for another."""
     module = pack.module("nodes.attention_patch")
     branch = patch_of(apply(plain, subjects(LEFT))).branch
-    batch = module.Batch(module.guess_rows({"cond_or_uncond": [0]}), 1, [0])
-    call = module.Call(branch, module.Run([]), True, batch)
     q = noise(1, 1, 16, 128)
+    batch = module.Batch(module.guess_rows({"cond_or_uncond": [0]}, q), (0,))
+    call = module.Call(branch, module.Run([]), True, batch)
     before = module._calls.set((call,))
     try:
-        module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False, True)
+        module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, 1, True)
         with pytest.raises(ValueError, match="twice in one call"):
-            module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, False, True)
+            module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, 1, True)
     finally:
         module._calls.reset(before)

@@ -163,6 +163,16 @@ DOWN = {
     "upscale_method": "bicubic",
 }
 SIGMAS = torch.tensor([8.0, 2.0, 0.0])
+CONTEXT_WINDOWS = {
+    "context_length": 8,
+    "context_overlap": 4,
+    "context_schedule": "standard_static",
+    "context_stride": 1,
+    "closed_loop": False,
+    "fuse_method": "flat",
+    "dim": 3,
+    "freenoise": False,
+}
 TILES = {"tile_size": 32, "swap_size": 1, "max_depth": 2, "scale_depth": False}
 PARTNERS = (
     Partner("LoRA", lora),
@@ -186,6 +196,26 @@ PARTNERS = (
     Partner("FreSca", node("FreSca", scale_low=1.0, scale_high=1.25, freq_cutoff=4)),
     Partner("Mahiro", node("Mahiro")),
     Partner("PerpNeg", node("PerpNeg", empty_conditioning=cond(MIDDLE), neg_scale=1.0)),
+    Partner(
+        "ModelSamplingDiscrete",
+        node("ModelSamplingDiscrete", sampling="v_prediction", zsnr=True),
+        "start and end percent are of the schedule that runs",
+    ),
+    Partner(
+        "ModelSamplingContinuousEDM",
+        node("ModelSamplingContinuousEDM", sampling="edm", sigma_max=120.0, sigma_min=0.002),
+        "the same",
+    ),
+    Partner(
+        "ModelSamplingContinuousV",
+        node("ModelSamplingContinuousV", sampling="v_prediction", sigma_max=500.0, sigma_min=0.03),
+        "the same",
+    ),
+    Partner(
+        "ContextWindowsManual",
+        node("ContextWindowsManual", **CONTEXT_WINDOWS),
+        "windows over the width: each sees its part of the layout",
+    ),
     Partner("HypernetworkLoader", hypernetwork),
     Partner(
         "MultiGPU_WorkUnits", node("MultiGPU_WorkUnits", max_gpus=2), "there is one device", False

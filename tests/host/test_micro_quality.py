@@ -59,8 +59,8 @@ def test_transposed_masks_trip(
     module = pack.module("nodes.subjects")
     right = module.box_coverage
 
-    def transposed(boxes: Tensor, height: int, width: int) -> Tensor:
-        return right(boxes[..., [1, 0, 3, 2]], height, width)
+    def transposed(boxes: Tensor, *rest: Any) -> Tensor:
+        return right(boxes[..., [1, 0, 3, 2]], *rest)
 
     monkeypatch.setattr(module, "box_coverage", transposed)
     assert {"iou", "confused"} & set(guard(measure()))

@@ -64,9 +64,9 @@ def test_key_and_value_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
 
 
 def test_negative_rows_get_the_branch(check: Any, pack: Any, monkeypatch: Any) -> None:
-    patch = pack.module("nodes.attention_patch")
-    right = patch.marked
-    monkeypatch.setattr(patch, "marked", lambda cond, positive, picture: right(cond, 0, picture))
+    rows = pack.module("nodes.rows")
+    right = rows.Conditioning
+    monkeypatch.setattr(rows, "Conditioning", lambda positive, text=None: right(0, text))
     caught(check, "two")
 
 
@@ -96,7 +96,7 @@ def test_drop_ignored(check: Any, pack: Any, monkeypatch: Any) -> None:
 
 
 def test_boxes_with_x_and_y_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
-    swapped = lambda boxes, h, w: box_coverage(boxes[..., [1, 0, 3, 2]], h, w)  # noqa: E731
+    swapped = lambda boxes, *rest: box_coverage(boxes[..., [1, 0, 3, 2]], *rest)  # noqa: E731
     monkeypatch.setattr(pack.module("nodes.subjects"), "box_coverage", swapped)
     caught(check, "two")
 

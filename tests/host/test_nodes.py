@@ -11,6 +11,8 @@ import torch
 from models import build_clip
 from safetensors.torch import save_file
 
+from microworld.host import run_node
+
 CAT = {"phrase": "cat", "box": [0.0, 0.25, 0.4, 0.75], "weight": 0.5}
 CUP = {"phrase": "cup", "box": [0.6, 0.25, 1.0, 0.75], "weight": 1.0}
 
@@ -456,6 +458,36 @@ class TestAutoLayout:
         find = pack.module("nodes.auto_layout").prompt_places
         first, second = (find(clip, "dog", "a dog and a dog", n) for n in (0, 1))
         assert (first, second) == ((2,), (5,))
+
+    @torch.inference_mode()
+    def test_the_prompt_is_known_again(self, pack: Any, clip: Any, registry: Any) -> None:
+        """By its encoding, with whatever stands beside it; other texts are not it."""
+        node = pack.module("nodes.auto_layout")
+        prompt = "a (photo:1.2) of a cat on a red table"
+        places = node.prompt_places(clip, "red table", prompt, 0)
+        known = node.encode_prompt(clip, prompt)
+
+        def found(conditioning: Any) -> tuple[int, ...]:
+            find = pack.module("msd_core.phrases").phrase_positions
+            return find(places, known, conditioning[0][0][0])
+
+        def text(words: str) -> Any:
+            return run_node(registry, "CLIPTextEncode", clip, words)[0]
+
+        (sized,) = run_node(
+            registry, "CLIPTextEncodeSDXL",
+            clip=clip, width=1024, height=1024, crop_w=0, crop_h=0, target_width=1024,
+            target_height=1024, text_g="something else", text_l=prompt,
+        )  # fmt: skip
+        behind, before = (
+            run_node(registry, "ConditioningConcat", *pair)[0]
+            for pair in ((text("a dog"), text(prompt)), (text(prompt), text("a dog " * 80)))
+        )
+        assert found(text(prompt)) == found(sized) == found(before) == places
+        assert found(behind) == tuple(place + 77 for place in places)
+        assert found(text(f"{prompt}, and a dog")) == places  # as far as it is read
+        for other in ("a dog", "a photo of a dog on a red table", "a red table", ""):
+            assert found(text(other)) == ()
 
     def test_node(self, pack: Any, clip: Any, place: Any, caplog: Any) -> None:
         subjects = place(layout(CAT, CUP), photo(1), photo(2))[0]

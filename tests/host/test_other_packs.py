@@ -18,26 +18,32 @@ from sampling import (
     NEGATIVE,
     POSITIVE,
     RIGHT,
+    assert_only_positive_rows_changed,
     assert_same,
     cond,
     differ,
     guide,
     sample,
+    with_watch,
 )
+from test_windows import Tiles, with_function
 
 from microworld.host import run_node
 
 HEAD = """# Packs of others on the same attentions
 
 Written by `tests/host/test_other_packs.py` (`UPDATE_DOCS=1`), which loads checkouts of the packs as
-the host loads them (the environment variables `IPADAPTER_PLUS`, `COMFYUI_PPM` and `COMFY_COUPLE`
-name the folders) and runs each row in the real host, on a tiny model with SDXL's 70
-cross-attentions. In every row:
+the host loads them (the environment variables `IPADAPTER_PLUS`, `COMFYUI_PPM`, `COMFY_COUPLE`,
+`TOOLING_NODES` and `TILED_DIFFUSION` name the folders) and runs each row in the real host, on a
+tiny model with SDXL's 70 cross-attentions. In every row:
 
 - the order of the nodes in the graph doesn't matter, and each changes the picture further;
 - at the first cross-attention of a run, what they add is the sum of what each adds alone, and MSD
   Apply adds nothing to the negative prompt's rows;
 - MSD Apply at weight 0 leaves the picture without it as it is, bit by bit.
+
+With Tiled Diffusion each tile sees its part of the layout; there what a tile's first attention adds
+has nothing to be summed with.
 
 | beside MSD Apply | of |
 | --- | --- |
@@ -109,11 +115,30 @@ def attention_couple(registry: dict[str, Any], model: Any) -> Any:
     return run_node(registry, "AttentionCouplePPM", model=model, **inputs)[0]
 
 
+def regions(registry: dict[str, Any], model: Any) -> Any:
+    """Krita AI Diffusion's regions: another prompt on the right half."""
+    (background,) = run_node(registry, "ETN_BackgroundRegion", cond(POSITIVE))
+    (both,) = run_node(registry, "ETN_DefineRegion", 1 - HALF, cond(MIDDLE), background)
+    return run_node(registry, "ETN_AttentionMask", model, both)[0]
+
+
+def tiled(registry: dict[str, Any], model: Any, method: str) -> Any:
+    """Two tiles side by side, in one batch."""
+    options = {"tile_width": 64, "tile_height": 128, "tile_overlap": 0, "tile_batch_size": 2}
+    return run_node(registry, "TiledDiffusion", model, method, **options)[0]
+
+
 PARTNERS: dict[str, tuple[Patch, str]] = {
     "an IPAdapter": (partial(apply_ipadapter, seed=1), "IPADAPTER_PLUS"),
     "two IPAdapters, each with a mask": (two_ipadapters, "IPADAPTER_PLUS"),
     "Attention Couple (PPM)": (attention_couple, "COMFYUI_PPM"),
     "Comfy Couple": (comfy_couple, "COMFY_COUPLE"),
+    "regions of Krita AI Diffusion": (regions, "TOOLING_NODES"),
+    "Tiled Diffusion, MultiDiffusion": (partial(tiled, method="MultiDiffusion"), "TILED_DIFFUSION"),
+    "Tiled Diffusion, Mixture of Diffusers": (
+        partial(tiled, method="Mixture of Diffusers"),
+        "TILED_DIFFUSION",
+    ),
 }
 
 
@@ -150,13 +175,20 @@ def test_other_packs(registry: Any, model: Any, ours: Any, use_pack: Any, name: 
     assert differ(picture(before), alone) and differ(picture(before), picture(ours(model)))
     assert torch.equal(picture(ours(beside(model), 0.0)), alone)
 
+    found[name] = of
+    if variable == "TILED_DIFFUSION":
+        watched, calls = with_watch(before, POSITIVE)
+        picture(watched)
+        assert_only_positive_rows_changed(calls)
+        halves = sample(guide(with_function(ours(model), Tiles(16, 8))), sigmas=SIGMAS)
+        assert_same(picture(before), halves)
+        return
     nothing = first_attention(model)
     added = [first_attention(m) - nothing for m in (beside(model), ours(model), before, after)]
     assert added[0][0].abs().max() > 0 and added[1][0].abs().max() > 0
     for sum_of_both in added[2:]:
         assert_same(sum_of_both, added[0] + added[1])
     assert not added[1][1].any() and torch.equal(added[2][1], added[0][1])
-    found[name] = of
 
 
 def test_subjects_between_two_ipadapters(

@@ -76,6 +76,7 @@ def test_a_step(plain: Any, apply: Any, subjects: Any, count: int, share: float)
     for with_ours, without in zip(later, bare[1:], strict=True):
         added = with_ours.names - without.names
         work = {name: n for name, n in added.items() if name not in VIEWS}
+        assert work.pop("cat") == 1  # on the CPU: the rows of the conditionings of a batch
         attention = next(name for name in work if "attention" in name)
         if share == 1:  # whole rows of the picture: taking them is a view
             assert work == {attention: LAYERS, "add_": LAYERS}
@@ -94,7 +95,7 @@ def test_a_step_of_auto_layout(plain: Any, apply: Any, subjects: Any) -> None:
         assert with_ours.products - without.products == 3 * LAYERS
         assert with_ours.waits - without.waits == 1
         added = with_ours.names - without.names
-        assert sum(n for name, n in added.items() if name not in VIEWS) == 20 * LAYERS + 1
+        assert sum(n for name, n in added.items() if name not in VIEWS) == 20 * LAYERS + 2
         assert with_ours.bytes - without.bytes < 0.1 * without.bytes
 
 
@@ -122,8 +123,10 @@ def test_the_first_call_of_a_layer(
     has none, is an error."""
     tokens = tuple((n + 1,) for n, _ in enumerate(places))
     branch = patch_of(apply(plain, subjects(*places, auto=auto, prompt_tokens=tokens))).branch
-    run, row = pack.module("nodes.image_branch").Run([], step=1), pack.module("nodes.rows").Rows(0)
+    rows = pack.module("nodes.rows")
+    run = pack.module("nodes.image_branch").Run([], step=1)
+    part = rows.Part(slice(None), rows._GUESSED)
     q = torch.empty(1, 16, 128, device="meta")
     with Moves() as moves:
-        branch.add(run, True, [(slice(None), row)], ("middle", 0, 0), q.clone(), q, q, 8, 4, 4)
+        branch.add(run, True, [part], ("middle", 0, 0), q.clone(), q, q, 8, 4, 4)
     assert len(moves.waited) >= 3 and not any(moves.waited)
