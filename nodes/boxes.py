@@ -10,6 +10,9 @@ from .subjects import MOST_SUBJECTS, Box
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 LAYOUT_VERSION = 1
 HEAVIEST = 10
+# How far a box may reach beyond the picture, in its widths and heights; what is outside is cut off.
+# Read as percent or pixels, a box within this would be smaller than any subject.
+MAX_OUTSIDE = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def parse_layout(layout: Any) -> list[Place]:
                 f"{where}: weight must be a number from 0 to {HEAVIEST}, got {_shown(weight)}."
             )
         box = subject.get("box")
-        places.append(Place(phrase, NO_BOX if box is None else _box(box, where), float(weight)))
+        box = NO_BOX if box is None else _normalised_box(box, where)
+        places.append(Place(phrase, box, float(weight)))
     return places
 
 
@@ -88,15 +92,34 @@ def parse_boxes(boxes: Any, width: int, height: int) -> list[Place]:
         metadata = metadata if isinstance(metadata, Mapping) else {}
         phrase = entry.get("desc") or entry.get("label") or metadata.get("desc")
         if "bbox" in entry:  # an element: [ymin, xmin, ymax, xmax] in 0..1000
-            y0, x0, y1, x1 = _numbers(entry["bbox"], where)
-            box = (x0 / 1000, y0 / 1000, x1 / 1000, y1 / 1000)
+            y0, x0, y1, x1 = values = _numbers(entry["bbox"], where)
+            if min(values) < 0 or max(values) > 1000 or _is_tiny(values):
+                raise ValueError(
+                    f"{where}: an element's bbox is ymin, xmin, ymax, xmax in 0..1000 of the "
+                    f"picture; {_listed(values)} looks like "
+                    f"{'0..1' if _is_tiny(values) else 'pixels'}. Connect boxes in pixels as "
+                    "bounding boxes with x, y, width and height, boxes in 0..1 as text."
+                )
+            box = _cut((x0 / 1000, y0 / 1000, x1 / 1000, y1 / 1000), where)
         elif all(name in entry for name in ("x", "y", "width", "height")):
             names = ("x", "y", "width", "height")
-            x, y, w, h = _numbers([entry[name] for name in names], where)
+            x, y, w, h = values = _numbers([entry[name] for name in names], where)
             box = (x / width, y / height, (x + w) / width, (y + h) / height)
+            if _is_far_outside(box) or _is_tiny(values):
+                raise ValueError(
+                    f"{where}: a bounding box is x, y, width, height in pixels of the {width} x "
+                    f"{height} picture; {_listed(values)} "
+                    + (
+                        "looks like 0..1. Connect boxes in 0..1 as text x0,y0,x1,y1."
+                        if _is_tiny(values)
+                        else "lies far outside. Find the boxes in a picture of that size, or set "
+                        "width and height to that of theirs."
+                    )
+                )
+            box = _cut(box, where)
         else:
             raise ValueError(f"{where}: expected x, y, width and height, got {_shown(entry)}.")
-        places.append(Place(str(phrase) if phrase else None, _box(box, where)))
+        places.append(Place(str(phrase) if phrase else None, box))
     return places
 
 
@@ -118,19 +141,53 @@ def _text_box(row: str, number: int) -> Box:
         values = []
     if len(values) != 4:
         raise ValueError(f"boxes, box {number}: expected x0,y0,x1,y1, got {_shown(row)}.")
-    return _box(values, f"boxes, box {number}")
+    return _normalised_box(values, f"boxes, box {number}")
 
 
-def _box(values: Any, where: str) -> Box:
-    x0, y0, x1, y1 = _numbers(values, where)
-    if not any((x0, y0, x1, y1)):
+def _normalised_box(given: Any, where: str) -> Box:
+    values = _numbers(given, where)
+    # Whole numbers other than 0 and 1 are of another unit however small: nobody means a box that
+    # ends exactly a picture's width beyond the picture.
+    other_unit = all(value.is_integer() for value in values) and not {*values} <= {0.0, 1.0}
+    if other_unit or _is_far_outside(values):
+        largest = max(map(abs, values))
+        if largest <= 100:
+            unit, cure = "percent", "Divide it by 100"
+        elif largest <= 1000:
+            unit, cure = "per mille or pixels", "Divide it by 1000"
+        else:
+            unit, cure = "pixels", "Divide x by the picture's width and y by its height"
+        if largest <= 1000:
+            cure += ", or pixels by the picture's width and height"
+        raise ValueError(
+            f"{where}: box must be x0,y0,x1,y1 in 0..1 of the picture; {_listed(values)} looks "
+            f"like {unit}. {cure}."
+        )
+    return _cut(values, where)
+
+
+def _cut(values: Sequence[float], where: str) -> Box:
+    """What of a box lies in the picture."""
+    if not any(values):
         return NO_BOX
-    # Cut to the picture first: what of the box lies in it is what counts.
-    box = tuple(min(max(value, 0.0), 1.0) for value in (x0, y0, x1, y1))
-    if not (box[0] < box[2] and box[1] < box[3]):
-        shown = ",".join(f"{value:.2f}" for value in (x0, y0, x1, y1))
+    x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in values)
+    if not (x0 < x1 and y0 < y1):
+        shown = ",".join(f"{value:.2f}" for value in values)
         raise ValueError(f"{where}: box {shown} has no area in the picture.")
-    return box  # type: ignore[return-value]
+    return x0, y0, x1, y1
+
+
+def _is_far_outside(box: Sequence[float]) -> bool:
+    return min(box) < -MAX_OUTSIDE or max(box) > 1 + MAX_OUTSIDE
+
+
+def _is_tiny(values: Sequence[float]) -> bool:
+    """Whether a box in pixels or per mille is no larger than one of these, as one in 0..1 is."""
+    return any(values) and all(0 <= value <= 1 for value in values)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _numbers(values: Any, where: str) -> list[float]:

@@ -140,9 +140,9 @@ def box(*edges: Any) -> Callable[[Prompt, Server], None]:
     return change
 
 
-def linked_boxes(words: str) -> Callable[[Prompt, Server], None]:
+def linked_boxes(given: Any) -> Callable[[Prompt, Server], None]:
     def change(prompt: Prompt, server: Server) -> None:
-        inputs(prompt, "MSDLayout")["boxes"] = words
+        inputs(prompt, "MSDLayout")["boxes"] = given
 
     return change
 
@@ -243,6 +243,9 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "box partly outside": box(-0.5, 0.2, 0.4, 1.8),
     "box wholly outside": box(1.2, 1.2, 1.5, 1.5),
     "box of the whole picture": box(0, 0, 1, 1),
+    "box in pixels": box(0, 0, 512, 1024),
+    "box in percent": box(0, 0, 50, 100),
+    "box in per mille": box(0, 0, 500, 1000),
     "box of text": box("0", "0", "1", "1"),
     "box of three numbers": box(0, 0, 1),
     "phrase empty": phrase(""),
@@ -257,6 +260,12 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "linked boxes that are no JSON": linked_boxes("[[0, 0, 1"),
     "linked boxes with NaN": linked_boxes("nan,0,1,1;0,0,1,1"),
     "linked boxes with infinity": linked_boxes("0,0,inf,1;0,0,1,1"),
+    "linked boxes in pixels, as text": linked_boxes("0,0,512,1024;512,0,1024,1024"),
+    "linked boxes in percent": linked_boxes("0,0,50,100;50,0,100,100"),
+    "linked elements in pixels": linked_boxes([{"bbox": [0, 0, 1024, 512]}] * 2),
+    "linked bounding boxes of a far larger picture": linked_boxes(
+        [{"x": 2000, "y": 0, "width": 900, "height": 3000}] * 2
+    ),
     "layout of text": layout("left and right"),
     "layout of a newer version": layout({"version": 2, "subjects": []}),
     "layout nested too deep": layout({"version": 1, "subjects": [[[[[[]]]]]]}),

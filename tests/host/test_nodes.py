@@ -91,8 +91,12 @@ class TestLayout:
         assert place(layout(CAT), photo(1), boxes=elements)[0].subjects[0].phrase == "cat"
 
     def test_boxes_are_cut_to_the_picture_and_none_means_none(self, place: Any) -> None:
-        big = {**CAT, "box": [-0.5, 0.5, 1.5, 2.0]}
-        assert place(layout(big), photo(1))[0].subjects[0].box == (0.0, 0.5, 1.0, 1.0)
+        for box in ([-0.5, 0.5, 1.5, 2.0], [-1.0, 0.5, 1.001, 1.8]):
+            subjects = place(layout({**CAT, "box": box}), photo(1))[0].subjects
+            assert subjects[0].box == (0.0, 0.5, 1.0, 1.0)
+        pixels = {"x": -3, "y": 16, "width": 69, "height": 18}  # as detectors give them
+        subjects = place(layout(CAT), photo(1), boxes=pixels)[0].subjects
+        assert subjects[0].box == (0.0, 0.5, 1.0, 1.0)
         for box in (None, [0, 0, 0, 0]):
             subjects, masks, *_ = place(layout({**CAT, "box": box}), photo(1)).args
             assert subjects.subjects[0].box == (0.0, 0.0, 0.0, 0.0) and not masks.any()
@@ -131,6 +135,17 @@ class TestLayout:
         (layout({**CAT, "box": [0.6, 0.25, 0.6, 0.75]}), "box 0.60,0.25,0.60,0.75 has no area"),
         (layout({**CAT, "box": [0.7, 0, 0.2, 1]}), "box 0.70,0.00,0.20,1.00 has no area"),
         (layout({**CAT, "box": [1.1, 0, 1.2, 1]}), "has no area in the picture"),
+        (
+            layout(CAT, {**CUP, "box": [0, 0, 512, 1024]}),
+            "layout, subject 2: box must be x0,y0,x1,y1 in 0..1 of the picture; 0,0,512,1024 looks "
+            "like pixels. Divide x by the picture's width and y by its height.",
+        ),
+        (layout({**CAT, "box": [0, 0, 500, 1000]}), "0,0,500,1000 looks like per mille or pixels"),
+        (layout({**CAT, "box": [1, 1, 50, 100]}), "1,1,50,100 looks like percent"),
+        (layout({**CAT, "box": [12.5, 0, 62.5, 100]}), "12.5,0,62.5,100 looks like percent"),
+        (layout({**CAT, "box": [0, 0, 2, 2]}), "0,0,2,2 looks like percent"),
+        (layout({**CAT, "box": [0.1, 0.1, 0.5, 2.1]}), "0.1,0.1,0.5,2.1 looks like percent"),
+        (layout({**CAT, "box": [-512, 0, 0.5, 1]}), "looks like per mille or pixels"),
         (layout(*[CAT] * 17), "layout has 17 subjects; at most 16"),
     ]
 
@@ -147,6 +162,26 @@ class TestLayout:
         [
             ("0,0,1", "boxes, box 1: expected x0,y0,x1,y1, got '0,0,1'"),
             ("0,0,1,1;a,b,c,d", "boxes, box 2: expected x0,y0,x1,y1, got 'a,b,c,d'"),
+            ("0,0,512,1024;0,0,1,1", "boxes, box 1: .* 0,0,512,1024 looks like pixels"),
+            ("0,0,0.5,1;512,0,1024,1024", "boxes, box 2: .* 512,0,1024,1024 looks like pixels"),
+            (
+                "0,0,50,100;50,0,100,100",
+                "box 1: .* 0,0,50,100 looks like percent. Divide it by 100",
+            ),
+            ("0,0,500,1000;0,0,1,1", "looks like per mille or pixels. Divide it by 1000"),
+            (
+                [{"bbox": [0, 0, 1024, 512]}],
+                "boxes, box 1: an element's bbox is ymin, xmin, ymax, xmax in 0..1000 of the "
+                "picture; 0,0,1024,512 looks like pixels",
+            ),
+            ([{"bbox": [-1, 0, 500, 500]}], "-1,0,500,500 looks like pixels"),
+            ([{"bbox": [0, 0.5, 1, 1]}], "0,0.5,1,1 looks like 0..1"),
+            (
+                {"x": 512, "y": 0, "width": 512, "height": 1024},
+                "boxes, box 1: a bounding box is x, y, width, height in pixels of the 64 x 32 "
+                "picture; 512,0,512,1024 lies far outside",
+            ),
+            ({"x": 0.5, "y": 0, "width": 0.5, "height": 1}, "0.5,0,0.5,1 looks like 0..1"),
             ("0,0,1,1", "boxes: 1 came for 2 references"),
             ([{"x": 1}] * 2, "boxes, box 1: expected x, y, width and height, got {'x': 1}"),
             (3, "boxes: expected boxes, got 3"),
