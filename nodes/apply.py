@@ -106,13 +106,24 @@ class MSDApply(io.ComfyNode):
         ms_adapter: MSAdapter = adapter.model
         unet = model.get_model_object("diffusion_model")
         unet = getattr(unet, "_orig_mod", unet)  # what torch.compile has wrapped
+        if not hasattr(unet, "named_modules"):
+            raise ValueError(
+                f"model: its UNet ({type(unet).__name__}) shows no layers, so that its attention "
+                "can't be reached (for example TensorRT's). Load the checkpoint without it."
+            )
         # From the layers, whose stored weights may be packed.
         shapes = {
             f"{name}.weight": (layer.out_features, layer.in_features)
             for name, layer in unet.named_modules()
-            if name.endswith("attn2.to_k")
+            if name.endswith("attn2.to_k") and hasattr(layer, "out_features")
         }
         attentions = cross_attentions(shapes)
+        if not attentions:
+            raise ValueError(
+                f"model: expected an SDXL UNet, got {type(unet).__name__} without SDXL's text "
+                "cross-attentions (a model of another family, as Flux or SD3). Load an SDXL "
+                "checkpoint."
+            )
         sizes = [(p.to_k_ip.out_features, p.to_k_ip.in_features) for p in ms_adapter.projections]
         try:
             check_fit(attentions, sizes)
