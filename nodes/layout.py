@@ -8,14 +8,14 @@ from typing import Any
 
 import folder_paths
 import torch
-import torch.nn.functional as F
 from comfy_api.latest import io
-from PIL import Image
 from torch import Tensor
 
 from ..msd_core.layout import mask_box
 from .boxes import NO_BOX, parse_boxes, parse_layout, pixel_box
-from .layout_preview import draw_layout
+from .layout_preview import draw_layout, first_photo
+from .node_text import show_warnings
+from .references import inversion_warnings, read_mask, read_photo_masks, read_photos
 from .subjects import MOST_SUBJECTS, SHOWS_OUTPUT, MSDSubjects, Subject, Subjects
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/layout.js names it
@@ -63,12 +63,14 @@ class MSDLayout(io.ComfyNode):
                         "reference",
                         io.Image.Input(
                             "reference",
-                            tooltip="Photo of one subject; a batch is several photos of it.",
+                            tooltip="Photo of one subject; a batch is several photos of it. What "
+                            "is transparent counts as background.",
                         ),
                         min=1,
                     ),
                     tooltip="One picture per subject, in the order of the layout. A batch on one "
-                    "socket is several photos of the same subject.",
+                    "socket is several photos of the same subject. What is transparent counts as "
+                    "background, where no mask is connected.",
                 ),
                 io.Autogrow.Input(
                     "reference_masks",
@@ -180,16 +182,16 @@ class MSDLayout(io.ComfyNode):
         linked = None if boxes is None else parse_boxes(boxes, width, height)
         reference_masks, regions = reference_masks or {}, regions or {}
         count = _subject_count(references, len(places), None if linked is None else len(linked))
-        subjects = []
+        subjects, warnings = [], []
         for number in range(1, count + 1):
             place = places[number - 1] if number <= len(places) else None
             box, phrase = (place.box, place.phrase or "") if place else (NO_BOX, "")
             if linked is not None:
                 box, phrase = linked[number - 1].box, phrase or linked[number - 1].phrase or ""
-            photos = _photos(references[f"reference_{number}"], number)
+            photos, alpha = read_photos(references[f"reference_{number}"], f"reference_{number}")
             region = regions.get(f"region_{number}")
             if region is not None:
-                region = _mask(region, f"region_{number}")
+                region = read_mask(region, f"region_{number}")
                 if len(region) != 1:
                     raise ValueError(f"region_{number}: {len(region)} masks came for one region.")
                 region = region[0]
@@ -200,16 +202,19 @@ class MSDLayout(io.ComfyNode):
                     f"Give it a box in the layout, or connect boxes or region_{number}."
                 )
             mask = reference_masks.get(f"reference_mask_{number}")
+            masks = read_photo_masks(mask, alpha, photos, number)
+            warnings += inversion_warnings(masks, number, connected=mask is not None)
             subjects.append(
                 Subject(
                     phrase=phrase.strip(),
                     box=box,
                     weight=place.weight if place else 1.0,
                     photos=photos,
-                    photo_masks=None if mask is None else _photo_masks(mask, photos, number),
+                    photo_masks=masks,
                     region=region,
                 )
             )
+        show_warnings("MSD Layout", cls.hidden.unique_id if cls.hidden else None, warnings)
         masks = torch.stack(
             [s.coverage(height, width).view(height, width).float() for s in subjects]
         )
@@ -223,7 +228,7 @@ class MSDLayout(io.ComfyNode):
             # For the editor, which can't see references that are processed on their way, nor boxes
             # of another node. As text: the host takes dictionaries for output files of the job.
             ui={
-                "msd_references": [_save_thumbnail(subject.photos[0]) for subject in subjects],
+                "msd_references": [_save_thumbnail(subject) for subject in subjects],
                 "msd_layout": [json.dumps({"boxes": shown, "linked": linked is not None})],
             },
         )
@@ -249,9 +254,10 @@ def _saved_layout(saved: Any, path: Any) -> Any:
         return None
 
 
-def _save_thumbnail(photo: Tensor) -> str:
-    """Save a small copy of a photo [H, W, 3] among the host's temporary files; returns its name."""
-    picture = Image.fromarray((photo * 255).round().byte().cpu().numpy())
+def _save_thumbnail(subject: Subject) -> str:
+    """Save a small copy of a subject's first photo, cut out where it is, among the host's temporary
+    files; returns its name."""
+    picture = first_photo(subject)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     name = f"msd_reference_{uuid.uuid4().hex}.png"
     folder = Path(folder_paths.get_temp_directory())
@@ -278,37 +284,3 @@ def _subject_count(references: dict[str, Tensor], places: int, linked: int | Non
             f"boxes: {linked} came for {count} references. There must be one for each reference."
         )
     return count
-
-
-def _photos(image: Tensor, number: int) -> Tensor:
-    """An IMAGE as RGB [n, H, W, 3]; greyscale is repeated, alpha is left to the mask."""
-    image = image[..., :3].expand(*image.shape[:-1], 3) if image.shape[-1] < 3 else image[..., :3]
-    if not image.isfinite().all():
-        raise ValueError(f"reference_{number} holds pixels that are not numbers (NaN or infinity).")
-    return image.float().clamp(0, 1)
-
-
-def _mask(mask: Tensor, socket: str) -> Tensor:
-    """A MASK as [n, H, W] in 0..1, on the CPU like all that says where a subject is."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
-    if not mask.isfinite().all():
-        raise ValueError(f"{socket} holds values that are not numbers (NaN or infinity).")
-    return mask.clamp(0, 1)
-
-
-def _photo_masks(mask: Tensor, photos: Tensor, number: int) -> Tensor:
-    """Masks of the photos' size, one a photo."""
-    socket = f"reference_mask_{number}"
-    mask = _mask(mask, socket)
-    if len(mask) not in (1, len(photos)):
-        raise ValueError(
-            f"{socket}: {len(mask)} masks came for a batch of {len(photos)}. There must be one "
-            "for all photos, or one for each."
-        )
-    if not mask.any():
-        raise ValueError(
-            f"{socket} is all black: nothing of reference_{number} would be left. Load Image gives "
-            "such a mask for pictures without transparency; disconnect it."
-        )
-    mask = mask.expand(len(photos), -1, -1)
-    return F.interpolate(mask[:, None], photos.shape[1:3], mode="bilinear")[:, 0]

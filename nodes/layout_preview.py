@@ -32,7 +32,7 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
         if subject.region is not None:
             _tint(picture, subject.region, colour)
         if x1 > x0 and y1 > y0:
-            _paste_reference(picture, subject.photos[0], (x0, y0, x1, y1))
+            _paste_reference(picture, first_photo(subject), (x0, y0, x1, y1))
             draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=4)
         label = f" {number}  {subject.phrase or '(no phrase)'} "
         if not (x1 > x0 and y1 > y0):
@@ -44,15 +44,27 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
 
 
-def _paste_reference(picture: Image.Image, photo: Tensor, box: tuple[int, int, int, int]) -> None:
+def first_photo(subject: Subject) -> Image.Image:
+    """The first photo of a subject as RGBA, transparent where the subject is not."""
+    picture = Image.fromarray((subject.photos[0] * 255).round().byte().cpu().numpy())
+    picture = picture.convert("RGBA")
+    if subject.photo_masks is not None:
+        mask = (subject.photo_masks[0] * 255).round().byte().cpu().numpy()
+        picture.putalpha(Image.fromarray(mask))
+    return picture
+
+
+def _paste_reference(
+    picture: Image.Image, thumbnail: Image.Image, box: tuple[int, int, int, int]
+) -> None:
     """The photo, its aspect kept, in the middle of the box and half transparent."""
     x0, y0, x1, y1 = box
-    thumbnail = Image.fromarray((photo * 255).round().byte().cpu().numpy())
     scale = min((x1 - x0) / thumbnail.width, (y1 - y0) / thumbnail.height)
     size = max(1, int(thumbnail.width * scale)), max(1, int(thumbnail.height * scale))
     thumbnail = thumbnail.resize(size)
     place = (x0 + x1 - size[0]) // 2, (y0 + y1 - size[1]) // 2
-    picture.paste(thumbnail, place, Image.new("L", size, 170))
+    half = thumbnail.getchannel("A").point([level * 2 // 3 for level in range(256)])
+    picture.paste(thumbnail, place, half)
 
 
 def _tint(picture: Image.Image, region: Tensor, colour: str) -> None:

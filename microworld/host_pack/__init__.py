@@ -1,9 +1,9 @@
 """Custom node package, for development only: lets the host's stock loaders accept the micro family.
 
-It adds a node that fails on purpose, and a route, which counts the product's live objects. It
-touches three attributes of the host: the list of known models, and the functions that read a CLIP
-vision tower and separate text encoders, both of which know only sizes that exist. The VAE needs
-nothing: the host knows a TAESD in a checkpoint.
+It adds nodes that fail or give something wrong on purpose, and a route, which counts the product's
+live objects. It touches three attributes of the host: the list of known models, and the functions
+that read a CLIP vision tower and separate text encoders, both of which know only sizes that exist.
+The VAE needs nothing: the host knows a TAESD in a checkpoint.
 """
 
 import gc
@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.clip_vision
@@ -209,6 +210,41 @@ class MicroWorldFail:
         return (patched,)
 
 
-NODE_CLASS_MAPPINGS = {"MicroWorldFail": MicroWorldFail}
+class MicroWorldTensor:
+    """Ones of any shape as picture and mask, as some packs pass on what holds nothing."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE", "MASK"), "make", "micro world"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Any:  # noqa: N802
+        return {"required": {"shape": ("STRING", {}), "dtype": (["float32", "uint8"],)}}
+
+    def make(self, shape: str, dtype: str) -> tuple[Any, Any]:
+        ones = torch.ones(*map(int, shape.split(",")), dtype=getattr(torch, dtype))
+        return ones, ones
+
+
+class MicroWorldUNet:
+    """A model whose UNet is of another kind: no torch module, as TensorRT's, or a transformer."""
+
+    KINDS = {
+        "no layers": lambda: SimpleNamespace(dtype=torch.float16),
+        "no cross-attentions": lambda: torch.nn.ModuleDict({"qkv": torch.nn.Linear(8, 24)}),
+    }
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "micro world"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Any:  # noqa: N802
+        return {"required": {"model": ("MODEL",), "kind": (list(cls.KINDS),)}}
+
+    def patch(self, model: Any, kind: str) -> tuple[Any]:
+        patched = model.clone()
+        patched.add_object_patch("diffusion_model", self.KINDS[kind]())
+        return (patched,)
+
+
+NODE_CLASS_MAPPINGS = {
+    node.__name__: node for node in (MicroWorldFail, MicroWorldTensor, MicroWorldUNet)
+}
 _install()
 _tell_live()

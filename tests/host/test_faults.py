@@ -77,6 +77,8 @@ def adapter(make: Callable[[Path, Path], str]) -> Callable[[Prompt, Server], Non
     return change
 
 
+REFERENCE = "references.reference_1"
+MASK, REGION = "reference_masks.reference_mask_1", "regions.region_1"
 GOOD, EXPLODED = "ms_adapter_micro.safetensors", "exploded"
 
 
@@ -175,6 +177,45 @@ def saved(mode: str) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def cut_out(transparent: float) -> Callable[[Prompt, Server], None]:
+    """A reference with alpha, from a node."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        size = {"width": 40, "height": 30}
+        prompt["89"] = {"class_type": "SolidMask", "inputs": {"value": transparent, **size}}
+        picture(40, 30)(prompt, server)
+        joined = {"image": ["90", 0], "alpha": ["89", 0]}
+        prompt["88"] = {"class_type": "JoinImageWithAlpha", "inputs": joined}
+        inputs(prompt, "MSDLayout")["references.reference_1"] = ["88", 0]
+
+    return change
+
+
+def bare(socket: str, *shape: int, dtype: str = "float32") -> Callable[[Prompt, Server], None]:
+    """A tensor of ones of this shape on a socket of MSD Layout, as another pack may give it."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        given = {"shape": ",".join(map(str, shape)), "dtype": dtype}
+        prompt["93"] = {"class_type": "MicroWorldTensor", "inputs": given}
+        inputs(prompt, "MSDLayout")[socket] = ["93", int(socket != REFERENCE)]
+
+    return change
+
+
+def unet(kind: str) -> Callable[[Prompt, Server], None]:
+    """A model of another kind in front of MSD Apply."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        given = inputs(prompt, "MSDApply")
+        prompt["94"] = {
+            "class_type": "MicroWorldUNet",
+            "inputs": {"model": given["model"], "kind": kind},
+        }
+        given["model"] = ["94", 0]
+
+    return change
+
+
 def several(count: int) -> Callable[[Prompt, Server], None]:
     def change(prompt: Prompt, server: Server) -> None:
         given = inputs(prompt, "MSDLayout")
@@ -238,6 +279,23 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "reference of 7680 x 4320 pixels": picture(7680, 4320),
     "RGBA reference": saved("RGBA"),
     "greyscale reference": saved("L"),
+    "RGBA reference of a cut-out": cut_out(0.2),
+    "RGBA reference, wholly transparent": cut_out(1.0),
+    "a batch of no references": bare(REFERENCE, 0, 8, 8, 3),
+    "reference of 0 x 8 pixels": bare(REFERENCE, 1, 0, 8, 3),
+    "reference of 2 channels": bare(REFERENCE, 1, 8, 8, 2),
+    "reference of 5 channels": bare(REFERENCE, 1, 8, 8, 5),
+    "reference without its batch dimension": bare(REFERENCE, 8, 8, 3),
+    "reference of whole numbers": bare(REFERENCE, 1, 8, 8, 3, dtype="uint8"),
+    "a batch of no reference masks": bare(MASK, 0, 8, 8),
+    "reference mask without pixels": bare(MASK, 1, 0, 8),
+    "reference mask of one dimension": bare(MASK, 8),
+    "a picture in place of a reference mask": bare(MASK, 1, 8, 8, 3),
+    "a batch of no regions": bare(REGION, 0, 8, 8),
+    "region without pixels": bare(REGION, 1, 8, 0),
+    "region of one dimension": bare(REGION, 8),
+    "a UNet without layers, as TensorRT's": unet("no layers"),
+    "a model without text cross-attentions, as Flux": unet("no cross-attentions"),
     "box inverted": box(0.7, 0.2, 0.3, 0.8),
     "box of no area": box(0.5, 0.2, 0.5, 0.8),
     "box partly outside": box(-0.5, 0.2, 0.4, 1.8),
@@ -254,9 +312,9 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "phrase with control characters": phrase("st\x00ar\x1b[0m\u202e"),
     "phrase of punctuation": phrase("?!,"),
     "phrase with weight, embedding and BREAK": phrase("(star:1.2) embedding:none BREAK"),
-    "all-black reference mask": solid_mask("reference_masks.reference_mask_1", 0.0),
-    "all-black region": solid_mask("regions.region_1", 0.0),
-    "soft region of another size": solid_mask("regions.region_1", 0.4, (9, 5)),
+    "all-black reference mask": solid_mask(MASK, 0.0),
+    "all-black region": solid_mask(REGION, 0.0),
+    "soft region of another size": solid_mask(REGION, 0.4, (9, 5)),
     "linked boxes that are no JSON": linked_boxes("[[0, 0, 1"),
     "linked boxes with NaN": linked_boxes("nan,0,1,1;0,0,1,1"),
     "linked boxes with infinity": linked_boxes("0,0,inf,1;0,0,1,1"),

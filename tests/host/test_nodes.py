@@ -105,8 +105,39 @@ class TestLayout:
         grey = torch.rand(1, 8, 8, 1)
         four = torch.rand(1, 8, 8, 4)
         first, second = place(layout(CAT, CUP), grey, four)[0].subjects
-        assert torch.equal(first.photos, grey.expand(-1, -1, -1, 3))
+        assert torch.equal(first.photos, grey.expand(-1, -1, -1, 3)) and first.photo_masks is None
         assert torch.equal(second.photos, four[..., :3])
+        assert torch.equal(second.photo_masks, four[..., 3])
+        mask = torch.rand(1, 8, 8)
+        masks = {"reference_mask_1": mask}
+        connected = place(layout(CAT), four, reference_masks=masks)[0].subjects[0]
+        assert torch.equal(connected.photo_masks, mask), "it goes before alpha"
+        four[..., 3] = 1 - 1e-4  # as resizing leaves it
+        assert place(layout(CAT), four)[0].subjects[0].photo_masks is None
+        two = torch.cat((four, torch.rand(1, 8, 8, 4)))
+        masks = place(layout(CAT), two)[0].subjects[0].photo_masks
+        assert masks.shape == (2, 8, 8) and masks[0].min() > 0.99
+        two[1, ..., 3] = 0
+        with pytest.raises(ValueError, match="reference_1, picture 2, is wholly transparent"):
+            place(layout(CAT), two)
+        four[..., 3] = 1e-4
+        with pytest.raises(ValueError, match="reference_1 is wholly transparent: nothing of it"):
+            place(layout(CAT), four)
+
+    def test_what_is_transparent_is_not_shown(self, place: Any, pack: Any) -> None:
+        """Neither in the preview nor in the thumbnail: there cut-outs often hold anything."""
+        import folder_paths
+        from PIL import Image
+
+        white = torch.ones(1, 40, 40, 4)
+        white[:, :, 20:, 3] = 0
+        out = place(layout({**CAT, "box": [0, 0, 1, 1]}), white, width=64, height=64)
+        preview = out.args[3][0]
+        assert preview[400, 200].min() > 0.6 and preview[400, 560].max() < 0.2
+        (name,) = out.ui["msd_references"]
+        thumbnail = Image.open(Path(folder_paths.get_temp_directory()) / name)
+        assert thumbnail.getpixel((5, 20)) == (255, 255, 255, 255)
+        assert thumbnail.getpixel((35, 20))[3] == 0
 
     REFUSED = [
         ([], "layout must be an object"),
@@ -198,17 +229,83 @@ class TestLayout:
         with pytest.raises(ValueError, match="layout: subject 2 has a reference but no place"):
             place(layout(CAT), photo(1), photo(2))
 
-    def test_wrong_pictures(self, pack: Any, place: Any) -> None:
-        with pytest.raises(ValueError, match="reference_2 holds pixels that are not numbers"):
-            place(layout(CAT, CUP), photo(1), torch.full((1, 8, 8, 3), float("nan")))
+    def test_wrong_order_of_pictures(self, pack: Any) -> None:
         with pytest.raises(ValueError, match="reference_1 is not connected, a later one is"):
             pack.MSDLayout.execute({"reference_2": photo(2)}, 64, 64, layout=layout(CAT))
-        masks = {"reference_mask_1": torch.ones(2, 8, 8)}
-        with pytest.raises(ValueError, match="reference_mask_1: 2 masks came for a batch of 1"):
-            place(layout(CAT), photo(1), reference_masks=masks)
-        masks = {"reference_mask_1": torch.zeros(1, 64, 64)}
-        with pytest.raises(ValueError, match="reference_mask_1 is all black: nothing of reference"):
-            place(layout(CAT), photo(1), reference_masks=masks)
+
+    WRONG_PICTURES = [
+        (torch.full((1, 8, 8, 3), float("nan")), "holds pixels that are not numbers"),
+        (torch.tensor([1.0, 1.0, 1.0, torch.inf]).expand(1, 8, 8, 4), "pixels that are not number"),
+        (torch.zeros(0, 8, 8, 3), " holds no picture: its batch is empty"),
+        (torch.zeros(1, 0, 8, 3), r": its picture has no pixels, its shape is \(1, 0, 8, 3\)"),
+        (torch.rand(1, 8, 8, 2), r": expected 1 .grey., 3 .RGB. or 4 .RGBA. channels, got 2"),
+        (torch.rand(1, 8, 8, 5), "channels, got 5. Convert it to RGB"),
+        (torch.rand(1, 8, 8, 0), "channels, got 0|has no pixels"),
+        (torch.rand(8, 8, 3), r"expected a picture of shape .*, got \(8, 8, 3\)"),
+        (torch.rand(1, 1, 8, 8, 3), r"expected a picture of shape .*, got \(1, 1, 8, 8, 3\)"),
+        ([torch.rand(8, 8, 3)], "expected a picture of shape .*, got list"),
+        (
+            torch.full((1, 8, 8, 3), 200, dtype=torch.uint8),
+            r"whole numbers \(torch.uint8\). Divide",
+        ),
+        (torch.ones(1, 8, 8, 3, dtype=torch.bool), r"whole numbers \(torch.bool\)"),
+        (torch.full((1, 8, 8, 3), 200.0), "expected pixels in 0..1, got values up to 200. Divide"),
+    ]
+
+    @pytest.mark.parametrize("picture, message", WRONG_PICTURES)
+    def test_wrong_pictures(self, place: Any, picture: Any, message: str) -> None:
+        with pytest.raises(ValueError, match="^reference_2.*" + message):
+            place(layout(CAT, CUP), photo(1), picture)
+
+    def test_pictures_of_other_precision(self, place: Any) -> None:
+        bright = torch.full((1, 8, 8, 3), 1.5)  # HDR
+        for picture in (bright, bright.half(), bright.bfloat16(), bright.double()):
+            photos = place(layout(CAT), picture)[0].subjects[0].photos
+            assert photos.dtype == torch.float32 and (photos == 1).all()
+
+    WRONG_MASKS = [
+        (torch.full((1, 8, 8), float("inf")), " holds values that are not numbers"),
+        (torch.zeros(0, 8, 8), " holds no mask: its batch is empty"),
+        (torch.ones(1, 8, 0), r": its mask has no pixels, its shape is \(1, 8, 0\)"),
+        (torch.ones(0, 0), r": its mask has no pixels|holds no mask"),
+        (torch.ones(8), r": expected a mask of shape .*, got \(8,\)"),
+        (torch.tensor(1.0), r": expected a mask of shape .*, got \(\)"),
+        (torch.ones(1, 8, 8, 3), "expected a mask of shape .* Convert Image to Mask"),
+        (torch.ones(1, 1, 1, 8, 8), "expected a mask of shape"),
+        ("white", "expected a mask of shape .*, got str"),
+        (
+            torch.full((1, 8, 8), 255, dtype=torch.uint8),
+            "whole numbers up to 255. Divide it by 255",
+        ),
+    ]
+
+    @pytest.mark.parametrize("mask, message", WRONG_MASKS)
+    @pytest.mark.parametrize("name", ["reference_mask", "region"])
+    def test_wrong_masks(self, place: Any, name: str, mask: Any, message: str) -> None:
+        given = {f"{name}s": {f"{name}_2": mask}}
+        with pytest.raises(ValueError, match=f"^{name}_2.*{message}"):
+            place(layout(CAT, CUP), photo(1), photo(2), **given)
+
+    @pytest.mark.parametrize(
+        "mask, message",
+        [
+            (torch.ones(2, 8, 8), "reference_mask_1: 2 masks came for a batch of 3"),
+            (torch.zeros(1, 64, 64), "reference_mask_1 is all black: nothing of reference_1"),
+            (torch.eye(3)[:, :, None] * torch.tensor([1, 0, 1])[:, None, None],
+             "reference_mask_1, mask 2, is all black"),
+        ],
+    )  # fmt: skip
+    def test_masks_that_do_not_fit(self, place: Any, mask: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            place(layout(CAT), photo(1, count=3), reference_masks={"reference_mask_1": mask})
+
+    @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8)])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bool, torch.uint8, torch.int64])
+    def test_masks_of_other_forms(self, place: Any, shape: Any, dtype: Any) -> None:
+        mask = torch.ones(shape, dtype=dtype)
+        given = {"reference_masks": {"reference_mask_1": mask}, "regions": {"region_1": mask}}
+        subject = place(layout(CAT), photo(1), **given)[0].subjects[0]
+        assert (subject.photo_masks > 0.999).all() and subject.region.shape == (8, 8)
 
     def test_the_saved_copy_of_a_layout(self, pack: Any) -> None:
         """What a graph runs by whose front end couldn't load the editor."""
@@ -228,6 +325,75 @@ class TestLayout:
         ):
             assert saved_layout({"workflow": wrong}, path) is None
         assert saved_layout(None, "7") is None
+
+
+def ellipse(height: int, width: int, x: float, y: float, rx: float, ry: float) -> torch.Tensor:
+    """A mask [H, W] of an ellipse; x, y, rx, ry in 0..1."""
+    rows = (torch.arange(height) + 0.5)[:, None] / height
+    columns = (torch.arange(width) + 0.5)[None] / width
+    return (((columns - x) / rx) ** 2 + ((rows - y) / ry) ** 2 <= 1).float()
+
+
+class TestInvertedMasks:
+    """Load Image's mask of a cut-out is white where the subject isn't."""
+
+    SUBJECTS = {
+        "centred": ellipse(90, 60, 0.5, 0.5, 0.35, 0.4),
+        "small": ellipse(200, 200, 0.5, 0.5, 0.18, 0.18),
+        "of few pixels": ellipse(8, 8, 0.5, 0.5, 0.3, 0.3),
+        "wide": ellipse(64, 256, 0.5, 0.55, 0.45, 0.3),
+        "beside the middle": ellipse(100, 100, 0.4, 0.6, 0.3, 0.3),
+        "soft": torch.nn.functional.avg_pool2d(
+            ellipse(100, 100, 0.5, 0.5, 0.35, 0.35)[None], 9, 1, 4
+        )[0],
+        "touching the lower edge": ellipse(100, 80, 0.5, 0.9, 0.4, 0.75),
+        "touching two edges": ellipse(80, 80, 0.5, 0.5, 0.6, 0.4),
+    }
+    RIGHT = {
+        **SUBJECTS,
+        "full": torch.ones(40, 40),
+        "of one pixel": torch.ones(1, 1),
+        "touching all edges": ellipse(80, 80, 0.5, 0.5, 0.65, 0.65),
+        "with holes": 1 - ellipse(80, 80, 0.3, 0.3, 0.1, 0.1),
+        "grey": torch.full((40, 40), 0.7),
+        "half": (torch.arange(40)[None] < 20).float().expand(40, 40),
+        "in a corner": ellipse(80, 80, 0.1, 0.1, 0.3, 0.3),
+    }
+
+    @pytest.mark.parametrize("name", SUBJECTS)
+    def test_inverted(self, pack: Any, name: str) -> None:
+        assert pack.module("nodes.references").looks_inverted(1 - self.SUBJECTS[name])
+
+    @pytest.mark.parametrize("name", RIGHT)
+    def test_the_right_way_round(self, pack: Any, name: str) -> None:
+        assert not pack.module("nodes.references").looks_inverted(self.RIGHT[name])
+
+    def test_it_is_told_and_runs(self, pack: Any, monkeypatch: Any, caplog: Any) -> None:
+        sent = []
+        module = pack.module("nodes.node_text")
+        monkeypatch.setattr(
+            module.PromptServer.instance, "send_progress_text", lambda *said: sent.append(said)
+        )
+
+        class Hidden:
+            unique_id, extra_pnginfo, prompt = "7", None, None
+
+        node = type("Node", (pack.MSDLayout,), {"hidden": Hidden()})
+        subject = ellipse(40, 40, 0.5, 0.5, 0.3, 0.3)[None]
+
+        def run(picture: Any, **masks: Any) -> Any:
+            given = {"reference_1": picture}
+            return node.execute(given, 64, 64, reference_masks=masks, layout=layout(CAT))
+
+        run(photo(1), reference_mask_1=subject)
+        assert sent == []
+        assert run(photo(1), reference_mask_1=1 - subject)[0].subjects[0].photo_masks is not None
+        said = "Subject 1: is reference_mask_1 inverted? It keeps the border of reference_1 and"
+        assert sent[0][0].startswith(said) and sent[0][1] == "7" and said in caplog.text
+        run(photo(1), reference_mask_1=subject)
+        assert sent[1:] == [("No warnings.", "7")], "an earlier text stays until another one comes"
+        run(torch.cat((photo(1, 40, 40), 1 - subject[..., None]), -1))
+        assert "is the alpha of reference_1 inverted?" in sent[2][0]
 
 
 class TestReferences:
@@ -579,3 +745,47 @@ def test_the_preview_shows_each_subject(pack: Any, place: Any) -> None:
     pixels = {tuple(p) for p in (preview[0] * 255).round().byte().reshape(-1, 3).numpy().tolist()}
     for colour in colours[:2]:
         assert tuple(np.frombuffer(bytes.fromhex(colour[1:]), np.uint8).tolist()) in pixels
+
+
+class TestModels:
+    """What MSD Apply says of models that it can't act on."""
+
+    def apply(self, pack: Any, adapter: Any, model: Any, unet: Any, subjects: Any) -> Any:
+        other = model.clone()
+        other.add_object_patch("diffusion_model", unet)
+        return pack.MSDApply.execute(other, adapter, subjects, 0.6)
+
+    def test_a_unet_without_layers(
+        self, pack: Any, adapter: Any, plain: Any, subjects: Any
+    ) -> None:
+        class TrTUnet:
+            dtype = torch.float16
+
+        with pytest.raises(ValueError, match=r"^model: its UNet \(TrTUnet\) shows no layers"):
+            self.apply(pack, adapter, plain, TrTUnet(), subjects((0, 0, 1, 1)))
+
+    def test_a_model_of_another_family(
+        self, pack: Any, adapter: Any, plain: Any, subjects: Any
+    ) -> None:
+        class Flux(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.double_blocks = torch.nn.Linear(4, 4)
+
+        class Video(torch.nn.Module):  # LTXV names its layers so, elsewhere
+            def __init__(self) -> None:
+                super().__init__()
+                self.transformer_blocks = torch.nn.ModuleDict(
+                    {"0": torch.nn.ModuleDict({"attn2": torch.nn.ModuleDict({
+                        "to_k": torch.nn.Linear(4, 4)})})}
+                )  # fmt: skip
+
+        class Packed(torch.nn.Module):  # layers that don't say their sizes
+            def __init__(self) -> None:
+                super().__init__()
+                self.attn2 = torch.nn.ModuleDict({"to_k": torch.nn.Identity()})
+
+        for unet in (Flux(), Video(), Packed()):
+            message = f"^model: expected an SDXL UNet, got {type(unet).__name__} without"
+            with pytest.raises(ValueError, match=message):
+                self.apply(pack, adapter, plain, unet, subjects((0, 0, 1, 1)))
