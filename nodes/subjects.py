@@ -30,6 +30,7 @@ class Subject:
     features: Tensor | None = None  # [n, P, E], set by MSDEncodeReferences
     image_tokens: Tensor | None = None  # [n, T, C], set by MSDGroundReferences
     prompt_tokens: tuple[int, ...] = ()  # places of its phrase in the prompt, by MSDAutoLayout
+    adapter_digest: str | None = None  # of the adapter that made the image tokens
 
     def coverage(self, height: int, width: int, window: Window | None = None) -> Tensor:
         """Coverage of the cells of one attention level.
@@ -60,6 +61,7 @@ class Subjects:
 
     subjects: tuple[Subject, ...]
     auto_layout: AutoLayoutSettings | None = None
+    size: tuple[int, int] | None = None  # width and height in pixels, as laid out
 
 
 class Kept:

@@ -92,6 +92,39 @@ def test_saved_file_gives_the_same_tokens(adapter, released, tmp_path):
         assert all(map(torch.equal, ours, theirs))
 
 
+class TestDigest:
+    """Tells whether two files hold the same adapter."""
+
+    def test_it_is_that_of_the_weights_whatever_the_file(self, flat, released, tmp_path):
+        first = load_adapter(released)
+        assert first.digest and load_adapter(released).digest == first.digest
+        convert(released, tmp_path / "converted.safetensors")
+        save_adapter(first, tmp_path / "saved.safetensors")
+        save_file(dict(reversed(flat.items())), tmp_path / "of_others.safetensors")
+        for name in ("converted", "saved", "of_others"):
+            assert load_adapter(tmp_path / f"{name}.safetensors").digest == first.digest, name
+
+    def test_casts_after_loading_leave_it(self, released):
+        adapter = load_adapter(released)
+        before = adapter.digest
+        assert adapter.half().to("meta").digest == before
+
+    def test_any_other_value_type_or_head_width_changes_it(self, flat, adapter):
+        head_width = adapter.head_width
+        digests = [MSAdapter.from_state_dict(flat, head_width).digest]
+        for key, value in flat.items():
+            changed = value.clone()
+            changed.view(-1)[-1] = torch.nextafter(changed.view(-1)[-1], torch.tensor(9.0))
+            digests.append(MSAdapter.from_state_dict({**flat, key: changed}, head_width).digest)
+        halves = {key: value.bfloat16() for key, value in flat.items()}
+        digests.append(MSAdapter.from_state_dict(halves, head_width).digest)
+        digests.append(MSAdapter.from_state_dict(flat, head_width // 2).digest)
+        assert len(set(digests)) == len(digests)
+
+    def test_made_by_hand_there_is_none(self, adapter):
+        assert adapter.digest is None
+
+
 FAULTS = {
     "missing key": (
         lambda sd: sd.pop("image_proj.layers.1.0.to_kv.weight"),
