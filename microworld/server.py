@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import websocket
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
 ROOT = Path(__file__).parents[1]
+TEXT = 3  # ComfyUI's number of a binary message that is a node's text
 START_SECONDS, RUN_SECONDS = 180, 600
 
 
@@ -44,6 +46,7 @@ class Server:
         self.host, self.base, self.arguments = host, base, arguments
         self.log = base / "server.log"
         self.client = uuid.uuid4().hex
+        self.texts: dict[str, str] = {}  # by node id, of the last run
 
     def __enter__(self) -> "Server":
         packs = self.base / "custom_nodes"
@@ -140,11 +143,13 @@ class Server:
         Args:
             on_progress: called with a node id, its step and its number of steps.
         Returns:
-            What each node gave the user interface, by node id.
+            What each node gave the user interface, by node id; what they said on themselves
+            meanwhile is in `texts`.
         Raises:
             PromptError: the prompt was refused, a node failed, or the run was interrupted.
         RuntimeError: the server stopped.
         """
+        self.texts.clear()
         listener = websocket.create_connection(
             f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=RUN_SECONDS
         )
@@ -157,7 +162,11 @@ class Server:
                 except (websocket.WebSocketException, OSError) as error:
                     raise RuntimeError(f"ComfyUI went away:\n{self._log_end()}") from error
                 if not isinstance(message, str):
-                    continue  # a preview picture
+                    kind, length = struct.unpack(">II", message[:8])
+                    if kind == TEXT:
+                        node = message[8 : 8 + length].decode()
+                        self.texts[node] = message[8 + length :].decode()
+                    continue  # any other is a preview picture
                 event = json.loads(message)
                 data = event["data"]
                 if data.get("prompt_id") != prompt_id:

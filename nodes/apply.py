@@ -31,6 +31,7 @@ class MSDApply(io.ComfyNode):
             category="MS-Diffusion",
             description="Draw each subject in its place, with any SDXL model.",
             search_aliases=["ms diffusion", "multi subject", "regional ipadapter"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="SDXL model; LoRAs and other patches stay."),
                 MSDAdapterType.Input("adapter", tooltip="Adapter from Load MS-Diffusion Adapter."),
@@ -87,6 +88,7 @@ class MSDApply(io.ComfyNode):
         weights = [weight * subject.weight for subject in subjects.subjects]
         if not any(weights):
             return io.NodeOutput(patched)
+        ms_adapter: MSAdapter = adapter.model
         photo_tokens = []  # [T, C] of each photo of each subject
         owners, token_weights = [], []
         for index, (subject, subject_weight) in enumerate(
@@ -97,13 +99,18 @@ class MSDApply(io.ComfyNode):
                     f"subjects: subject {index + 1} has no image tokens. Put MSD Ground "
                     "References before this node."
                 )
+            if subject.adapter_digest not in (None, ms_adapter.digest):
+                raise ValueError(
+                    f"subjects: subject {index + 1} was grounded with another adapter than the one "
+                    "connected here. Connect the same Load MS-Diffusion Adapter to MSD Ground "
+                    "References and to this node."
+                )
             if not any(subject.box) and subjects.auto_layout is None:
                 logging.warning("MSD Apply: subject %d has no box and won't appear.", index + 1)
             photo_tokens += subject.image_tokens
             owners += [index] * len(subject.image_tokens)
             token_weights += [subject_weight] * subject.image_tokens.shape[:2].numel()
 
-        ms_adapter: MSAdapter = adapter.model
         unet = model.get_model_object("diffusion_model")
         unet = getattr(unet, "_orig_mod", unet)  # what torch.compile has wrapped
         if not hasattr(unet, "named_modules"):
@@ -148,5 +155,7 @@ class MSDApply(io.ComfyNode):
             replace(subjects, subjects=tuple(map(_where, subjects.subjects))),
             owners,
         )
-        SubjectAttentionPatch(branch, start_percent, end_percent).put_on(patched.model_options)
+        unique_id = cls.hidden.unique_id if cls.hidden else None
+        patch = SubjectAttentionPatch(branch, start_percent, end_percent, unique_id)
+        patch.put_on(patched.model_options)
         return io.NodeOutput(patched)

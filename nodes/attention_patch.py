@@ -14,6 +14,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWARGS
 from torch import Tensor
 
+from .aspect import warn_of_aspect
 from .image_branch import Block, ImageBranch, Run
 from .rows import (
     CONDITIONINGS,
@@ -39,12 +40,20 @@ class SubjectAttentionPatch:
     Args:
         branch: what is added.
         start_percent, end_percent: of the sampling, from where to where it acts.
+        unique_id: of the node, to show warnings on it.
     """
 
-    def __init__(self, branch: ImageBranch, start_percent: float, end_percent: float) -> None:
+    def __init__(
+        self,
+        branch: ImageBranch,
+        start_percent: float,
+        end_percent: float,
+        unique_id: str | None = None,
+    ) -> None:
         self.branch = branch
         self.start_percent = start_percent
         self.end_percent = end_percent
+        self.unique_id = unique_id
         self.outside = Run([])
 
     def put_on(self, model_options: dict[str, Any]) -> None:
@@ -63,6 +72,8 @@ class SubjectAttentionPatch:
     ) -> Tensor:
         """SAMPLER_SAMPLE wrapper: a fresh state, and the rows of every conditioning."""
         noise = args[1]
+        latent_size = (noise.shape[-2], noise.shape[-1])
+        warn_of_aspect(self.branch.subjects.size, latent_size, self.unique_id)
         model_options = extra_args["model_options"]
         options = model_options.setdefault("transformer_options", {})
         if CONDITIONINGS not in options:  # else another MSD Apply's
@@ -72,7 +83,7 @@ class SubjectAttentionPatch:
             sigmas[:-1].tolist(),
             sigma_range=self._sigma_range(guider.inner_model),
             pictures=len(noise),
-            latent_size=(noise.shape[-2], noise.shape[-1]),
+            latent_size=latent_size,
             backend=compiled.get("backend"),
         )
         auto = self.branch.subjects.auto_layout

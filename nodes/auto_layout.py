@@ -92,7 +92,8 @@ class MSDAutoLayout(io.ComfyNode):
         settings, said = AutoLayoutSettings(threshold, start_step, texts), "\n".join(report)
         if cls.hidden and cls.hidden.unique_id:  # shown on the node
             PromptServer.instance.send_progress_text(said, cls.hidden.unique_id)
-        return io.NodeOutput(Subjects(tuple(placed), settings), ui=ui.PreviewText(said))
+        followed = replace(subjects, subjects=tuple(placed), auto_layout=settings)
+        return io.NodeOutput(followed, ui=ui.PreviewText(said))
 
 
 def encode_prompt(clip: Any, prompt: str) -> tuple[Tensor, ...]:

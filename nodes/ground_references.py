@@ -75,7 +75,7 @@ class MSDGroundReferences(io.ComfyNode):
                 torch.full((photos,), not use_grounding),
             )
             tokens = _kept.get(adapter, *made_from, make=partial(_ground, adapter, *made_from))
-            grounded.append(replace(subject, image_tokens=tokens))
+            grounded.append(replace(subject, image_tokens=tokens, adapter_digest=model.digest))
         return io.NodeOutput(replace(subjects, subjects=tuple(grounded)))
 
 

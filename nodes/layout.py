@@ -221,7 +221,7 @@ class MSDLayout(io.ComfyNode):
         pixel_boxes = [pixel_box(subject.box, width, height) for subject in subjects]
         shown = [subject.box for subject in subjects]
         return io.NodeOutput(
-            Subjects(tuple(subjects)),
+            Subjects(tuple(subjects), size=(width, height)),
             masks,
             [pixel_boxes],
             draw_layout(subjects, width, height),

@@ -1,6 +1,7 @@
 """MSDApply in the host's own sampling: which rows change, invariants, state, company."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.samplers
@@ -311,6 +312,72 @@ class TestInvariants:
         assert (ours16 - ours32).abs().mean() < 2 * (plain16 - plain32).abs().mean()
 
 
+class TestAspect:
+    """Layout and latent are compared once a run, when the latent is known."""
+
+    @pytest.fixture
+    def warned(self, plain: Any, pack: Any, adapter: Any, subjects: Any, monkeypatch: Any) -> Any:
+        """Run with a layout of this size: the texts on the node."""
+        module = pack.module("nodes.node_text")
+        monkeypatch.setattr(
+            module.PromptServer.instance, "send_progress_text", lambda *said: sent.append(said)
+        )
+        sent: list[tuple[str, str]] = []
+        node = type("Node", (pack.MSDApply,), {"hidden": SimpleNamespace(unique_id="9")})
+
+        def run(size: Any, height: int, width: int, positive: Any = None, **more: Any) -> Any:
+            sent.clear()
+            module._warned.clear()
+            laid_out = replace(subjects(LEFT, **more), size=size)
+            model = node.execute(plain, adapter, laid_out, 0.6)[0]
+            sample(guide(model, positive), height, width)
+            return list(sent)
+
+        return run
+
+    def test_another_aspect(self, warned: Any, caplog: Any) -> None:
+        ((said, node),) = warned((64, 64), 8, 12)
+        assert node == "9" and said.startswith(
+            "the layout is 64 x 64 pixels, the sampled latent 96 x 64, so that the boxes"
+        )
+        assert caplog.text.count(said) == 1, "once a run, not once a step"
+        assert warned((1344, 768), 16, 16) and warned((1024, 1024), 21, 12)
+
+    @pytest.mark.parametrize(
+        "size, height, width",
+        [
+            (None, 8, 12),
+            ((64, 64), 8, 8),
+            ((1000, 680), 10, 15),  # rounded to 64: 960 x 640
+            ((1920, 1080), 16, 30),  # 1920 x 1024
+            ((512, 768), 18, 12),  # a second pass over an upscaled latent
+            ((1368, 768), 9, 16),
+        ],
+    )
+    def test_the_same_aspect_but_for_rounding(
+        self, warned: Any, size: Any, height: int, width: int
+    ) -> None:
+        assert warned(size, height, width) == []
+
+    def test_areas_and_auto_layout(self, warned: Any) -> None:
+        """What is smaller than the latent is a part of it."""
+        areas = cond(POSITIVE, area=(8, 4, 0, 8), strength=1.0)
+        assert warned((128, 128), 16, 16, cond(POSITIVE) + areas) == []
+        assert warned((128, 128), 16, 16, auto=(0.5, 2), prompt_tokens=((5,),)) == []
+        assert len(warned((128, 64), 16, 16, cond(POSITIVE) + areas)) == 1
+
+    def test_it_is_taken_back(self, pack: Any, monkeypatch: Any) -> None:
+        sent: list[Any] = []
+        module = pack.module("nodes.node_text")
+        monkeypatch.setattr(
+            module.PromptServer.instance, "send_progress_text", lambda *said: sent.append(said)
+        )
+        warn = pack.module("nodes.aspect").warn_of_aspect
+        for size in ((64, 64), (96, 64), (96, 64)):
+            warn(size, (8, 12), "11")
+        assert [text for text, _ in sent[1:]] == ["No warnings."]
+
+
 class TestAutoLayout:
     PROMPT_TOKENS = ((5, 6), (9,))
 
@@ -540,6 +607,22 @@ class TestRefusals:
         subject = kinds.Subject("cat", LEFT, 1.0, torch.zeros(1, 8, 8, 3), image_tokens=tokens)
         with pytest.raises(ValueError, match=r"image tokens are 2048 wide, this adapter's are 64"):
             pack.MSDApply.execute(plain, adapter, kinds.Subjects((subject,)), 0.6)
+
+    def test_tokens_of_another_adapter_of_the_same_widths(
+        self, pack: Any, plain: Any, adapter: Any, subjects: Any
+    ) -> None:
+        """The adapter knows its tokens by a digest; those made by hand have none."""
+
+        def grounded(digest: str | None) -> Any:
+            (one,) = subjects(LEFT).subjects
+            return replace(subjects(), subjects=(replace(one, adapter_digest=digest),))
+
+        assert adapter.model.digest
+        for digest in (None, adapter.model.digest):
+            pack.MSDApply.execute(plain, adapter, grounded(digest), 0.6)
+        pack.MSDApply.execute(plain, adapter.clone(), grounded(adapter.model.digest), 0.6)
+        with pytest.raises(ValueError, match="subject 1 was grounded with another adapter than"):
+            pack.MSDApply.execute(plain, adapter, grounded("0123"), 0.6)
 
     def test_the_model_does_not_keep_the_photos(
         self, plain: Any, apply: Any, subjects: Any

@@ -216,6 +216,32 @@ def unet(kind: str) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def other_adapter(factor: float) -> Callable[[Prompt, Server], None]:
+    """Another file on MSD Apply than on MSD Ground References, its values times `factor`."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        folder = server.base / "models" / "ms_diffusion"
+        sd = load_file(folder / GOOD)
+        for key in sd:
+            if key.endswith("to_v_ip.weight"):
+                sd[key] *= factor
+        torch.save(sd, folder / f"times_{factor}.bin")
+        given = {"adapter": f"times_{factor}.bin"}
+        prompt["95"] = {"class_type": "MSDLoadAdapter", "inputs": given}
+        inputs(prompt, "MSDApply")["adapter"] = ["95", 0]
+
+    return change
+
+
+def latent(width: int, height: int) -> Callable[[Prompt, Server], None]:
+    """A latent of this size, under a layout of 64 x 64."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        inputs(prompt, "EmptyLatentImage").update(width=width, height=height)
+
+    return change
+
+
 def several(count: int) -> Callable[[Prompt, Server], None]:
     def change(prompt: Prompt, server: Server) -> None:
         given = inputs(prompt, "MSDLayout")
@@ -241,6 +267,15 @@ def solid_mask(socket: str, value: float, size: tuple[int, int] = (8, 8)) -> Any
         inputs(prompt, "MSDLayout")[socket] = ["91", 0]
 
     return change
+
+
+def inverted_mask(prompt: Prompt, server: Server) -> None:
+    """Load Image's mask of a cut-out: white where the picture is transparent."""
+    cut = np.zeros((40, 40, 4), dtype=np.uint8)
+    cut[8:32, 8:32] = 200, 80, 40, 255
+    Image.fromarray(cut).save(server.base / "input" / "cut.png")
+    prompt["87"] = {"class_type": "LoadImage", "inputs": {"image": "cut.png"}}
+    inputs(prompt, "MSDLayout").update({REFERENCE: ["87", 0], MASK: ["87", 1]})
 
 
 def failing(error: str) -> Callable[[Prompt, Server], None]:
@@ -294,6 +329,11 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "a batch of no regions": bare(REGION, 0, 8, 8),
     "region without pixels": bare(REGION, 1, 8, 0),
     "region of one dimension": bare(REGION, 8),
+    "inverted reference mask": inverted_mask,
+    "latent of another aspect than the layout": latent(96, 64),
+    "latent twice the layout's size": latent(128, 128),
+    "subjects grounded with another adapter": other_adapter(1.5),
+    "the same adapter from another file": other_adapter(1.0),
     "a UNet without layers, as TensorRT's": unet("no layers"),
     "a model without text cross-attentions, as Flux": unet("no cross-attentions"),
     "box inverted": box(0.7, 0.2, 0.3, 0.8),
@@ -320,9 +360,9 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "linked boxes with infinity": linked_boxes("0,0,inf,1;0,0,1,1"),
     "linked boxes in pixels, as text": linked_boxes("0,0,512,1024;512,0,1024,1024"),
     "linked boxes in percent": linked_boxes("0,0,50,100;50,0,100,100"),
-    "linked elements in pixels": linked_boxes([{"bbox": [0, 0, 1024, 512]}] * 2),
-    "linked bounding boxes of a far larger picture": linked_boxes(
-        [{"x": 2000, "y": 0, "width": 900, "height": 3000}] * 2
+    "linked element in pixels": linked_boxes({"bbox": [0, 0, 1024, 512]}),
+    "linked bounding box of a far larger picture": linked_boxes(
+        {"x": 2000, "y": 0, "width": 900, "height": 3000}
     ),
     "layout of text": layout("left and right"),
     "layout of a newer version": layout({"version": 2, "subjects": []}),
@@ -344,7 +384,7 @@ def test_it_is_told_or_runs(server: Server, prompt: Prompt, normal: np.ndarray, 
         assert len(found[name]) < 400
     else:
         assert np.isfinite(made).all() and made.std() > 1
-        found[name] = "runs"
+        found[name] = " ".join(["runs", *(f"and warns: {said}" for said in server.texts.values())])
     assert not (server.base / "models" / "ms_diffusion" / EXPLODED).exists()
     assert_normal(server, good, normal)
 

@@ -504,6 +504,7 @@ class TestGrounding:
         adapter = adapters["tiny"]
         grounded = pack.MSDGroundReferences.execute(adapter, clip, encoded)[0].subjects
         assert [s.image_tokens.shape for s in grounded] == [(1, 16, 64), (2, 16, 64)]
+        assert {s.adapter_digest for s in grounded} == {adapter.model.digest} != {None}
         embeds = pack.module("nodes.ground_references").phrase_embeds(clip, ["cup"])
         expected = adapter.model.resampler(
             encoded.subjects[1].features, embeds.expand(2, -1),
@@ -695,6 +696,7 @@ class TestAutoLayout:
         out = pack.MSDAutoLayout.execute(clip, subjects, "a cat on a table", 0.4, 3)
         cat, cup = out[0].subjects
         assert cat.prompt_tokens == (2,) and cup.prompt_tokens == ()
+        assert out[0].size == subjects.size == (64, 32)
         assert (out[0].auto_layout.threshold, out[0].auto_layout.start_step) == (0.4, 3)
         said = out.ui.as_dict()["text"][0]
         assert "Subject 2: 'cup' is not in the prompt; keeps its box." in said

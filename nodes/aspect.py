@@ -1,0 +1,32 @@
+"""Whether the layout and the sampled latent have the same aspect."""
+
+from .node_text import show_warnings
+
+# Latents are rounded to 8 pixels, by some nodes to 64 or to a usual size of SDXL. That boxes are
+# stretched by less than this is hardly seen.
+MAX_STRETCH = 1.1
+LATENT_PIXELS = 8  # of the picture, to a cell of SDXL's latent
+
+
+def warn_of_aspect(
+    size: tuple[int, int] | None, latent_size: tuple[int, int], unique_id: str | None
+) -> None:
+    """Say on MSD Apply (its id, None outside a prompt) if the layout is stretched.
+
+    Args:
+        size: width and height of the layout in pixels, None if it isn't known.
+        latent_size: height and width of the whole latent of a sampling run.
+    """
+    if size is None:
+        return
+    (width, height), (h, w) = size, latent_size
+    stretch = width * h / (height * w)
+    warnings = []
+    if not 1 / MAX_STRETCH < stretch < MAX_STRETCH:
+        warnings.append(
+            f"the layout is {width} x {height} pixels, the sampled latent {w * LATENT_PIXELS} x "
+            f"{h * LATENT_PIXELS}, so that the boxes are stretched. Set width and height of MSD "
+            "Layout to the latent's, or, where it is a crop, crop the subjects with MSD Crop "
+            "Subjects."
+        )
+    show_warnings("MSD Apply", unique_id, warnings)
