@@ -5,6 +5,7 @@ from typing_extensions import override
 
 from .nodes.apply import MSDApply
 from .nodes.auto_layout import MSDAutoLayout
+from .nodes.crop_subjects import MSDCropSubjects
 from .nodes.encode_references import MSDEncodeReferences
 from .nodes.ground_references import MSDGroundReferences
 from .nodes.layout import MSDLayout
@@ -23,6 +24,7 @@ class MSDiffusionExtension(ComfyExtension):
             MSDGroundReferences,
             MSDAutoLayout,
             MSDApply,
+            MSDCropSubjects,
         ]
 
 

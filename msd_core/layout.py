@@ -90,3 +90,14 @@ def mask_box(mask: Tensor) -> tuple[float, float, float, float]:
         (columns[-1].item() + 1) / width,
         (rows[-1].item() + 1) / height,
     )
+
+
+def crop_box(
+    box: tuple[float, float, float, float], part: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """A box of the picture as a part of the picture (a box too) has it; all zeros where the part
+    shows nothing of it."""
+    width, height = part[2] - part[0], part[3] - part[1]
+    x0, x1 = ((min(max(x, part[0]), part[2]) - part[0]) / width for x in box[0::2])
+    y0, y1 = ((min(max(y, part[1]), part[3]) - part[1]) / height for y in box[1::2])
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else (0.0, 0.0, 0.0, 0.0)

@@ -703,6 +703,32 @@ class TestAutoLayout:
         assert "'cup' is not in the prompt" in caplog.text
 
 
+class TestCrop:
+    def test_boxes_and_regions_move_into_the_part(self, pack: Any, place: Any) -> None:
+        """As MSD Layout would say them of a picture of the part's size."""
+        mask = torch.zeros(1, 64, 128)
+        mask[:, 16:48, 64:96] = 1
+        value = layout(CAT, {**CUP, "box": [0.5, 0.25, 0.75, 0.75]}, CAT)
+        subjects = place(value, photo(1), photo(2), photo(3), width=1024, height=512,
+                         regions={"region_3": mask})[0]  # fmt: skip
+        (cropped,) = pack.MSDCropSubjects.execute(subjects, 512, 128, 512, 128).args
+        cat, cup, region = cropped.subjects
+        assert cropped.size == (512, 128)
+        assert cat.box == (0.0, 0.0, 0.0, 0.0)
+        assert cup.box == (0.0, 0.0, 0.5, 1.0)
+        for subject in (cup, region):
+            shown = subject.coverage(4, 16).view(4, 16).float()
+            assert shown[:, :8].all() and not shown[:, 8:].any()
+        whole = pack.MSDCropSubjects.execute(subjects, 0, 0, 1024, 512)[0]
+        for one, other in zip(whole.subjects, subjects.subjects, strict=True):
+            torch.testing.assert_close(one.coverage(8, 16), other.coverage(8, 16))
+
+    def test_a_part_beyond_the_picture_is_refused(self, pack: Any, place: Any) -> None:
+        subjects = place(layout(CAT), photo(1), width=1024, height=512)[0]
+        with pytest.raises(ValueError, match=r"width, height: .* beyond the layout's 1024 x 512"):
+            pack.MSDCropSubjects.execute(subjects, 600, 0, 512, 128)
+
+
 class TestLoader:
     def test_lists_files_of_other_packs_by_name(self, pack: Any, tmp_path: Any) -> None:
         import folder_paths

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = ROOT / "tests" / "data" / "node_info.json"
 IDS = ("MSDLoadAdapter", "MSDLayout", "MSDEncodeReferences", "MSDGroundReferences",
-       "MSDAutoLayout", "MSDApply")  # fmt: skip
+       "MSDAutoLayout", "MSDApply", "MSDCropSubjects")  # fmt: skip
 
 
 def test_snapshot(registry: Any) -> None:
