@@ -22,7 +22,8 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 
 ROOT = Path(__file__).parents[1]
 TEXT = 3  # ComfyUI's number of a binary message that is a node's text
-START_SECONDS, RUN_SECONDS = 180, 600
+# Only so that what hangs comes to an end, however busy the machine is.
+START_SECONDS, RUN_SECONDS = 1200, 3600
 
 
 class PromptError(Exception):
@@ -40,10 +41,13 @@ class Server:
         host: ComfyUI's folder.
         base: folder for its models, inputs and outputs; made if it doesn't exist.
         arguments: more command line arguments of ComfyUI.
+        pack: name of this pack's folder.
     """
 
-    def __init__(self, host: Path, base: Path, arguments: tuple[str, ...] = ()) -> None:
-        self.host, self.base, self.arguments = host, base, arguments
+    def __init__(
+        self, host: Path, base: Path, arguments: tuple[str, ...] = (), pack: str = "ms_diffusion"
+    ) -> None:
+        self.host, self.base, self.arguments, self.pack = host, base, arguments, pack
         self.log = base / "server.log"
         self.client = uuid.uuid4().hex
         self.texts: dict[str, str] = {}  # by node id, of the last run
@@ -52,7 +56,7 @@ class Server:
         packs = self.base / "custom_nodes"
         for folder in ("custom_nodes", "input", "models", "output", "temp", "user"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        for name, target in (("ms_diffusion", ROOT), ("micro", ROOT / "microworld" / "host_pack")):
+        for name, target in ((self.pack, ROOT), ("micro", ROOT / "microworld" / "host_pack")):
             if not (packs / name).exists():
                 (packs / name).symlink_to(target, target_is_directory=True)
         with socket.socket() as probe:
@@ -137,11 +141,13 @@ class Server:
         self,
         prompt: dict[str, Any],
         on_progress: Callable[[str, int, int], None] | None = None,
+        on_executing: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """Run a prompt in API form to its end.
 
         Args:
             on_progress: called with a node id, its step and its number of steps.
+            on_executing: called with the id of each node that begins.
         Returns:
             What each node gave the user interface, by node id; what they said on themselves
             meanwhile is in `texts`.
@@ -173,6 +179,8 @@ class Server:
                     continue
                 if event["type"] == "progress" and on_progress:
                     on_progress(data["node"], data["value"], data["max"])
+                elif event["type"] == "executing" and on_executing and data["node"]:
+                    on_executing(data["node"])
                 elif event["type"] == "execution_error":
                     raise PromptError(
                         f"{data['node_type']}: {data['exception_message'].strip()}", data

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 SAVE_SECONDS, PRINT_STEPS = 60, 50
+MIN_STEPS = 20  # of a stage, however short its time and busy the machine
 
 
 class Trainer:
@@ -69,7 +70,7 @@ class Trainer:
     def steps(self) -> Iterator[int]:
         """Number the steps until the time is used up; then save, and load the moving average."""
         begin, before, saved = time.monotonic(), self.seconds, time.monotonic()
-        while self.seconds < self.budget:
+        while self.seconds < self.budget or self.step < MIN_STEPS:
             share = self.seconds / self.budget
             rate = self.rate * min(1, (self.step + 1) / 100, max(0.02, (1 - share) / 0.6))
             for group in self.optimizer.param_groups:

@@ -44,7 +44,7 @@ def random_inputs(seed, batch=2, subjects=3, queries=12, tokens=4, soft=False):
     return query, key, value, coverage > 0.6
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 2), st.integers(1, 5), st.booleans(), st.booleans())
 def test_equals_plain_loops(seed, batch, subjects, soft, scaled):
     inputs = random_inputs(seed, batch, subjects, soft=soft)

@@ -1,7 +1,6 @@
 """Prompts of the example workflows on a real server with the random micro family."""
 
 import io
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,22 @@ def run(server: Server, prompt: dict[str, Any]) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)), dtype=np.float32)
 
 
-def run_interrupted(server: Server, prompt: dict[str, Any], seconds: float) -> None:
-    """Run a prompt that is interrupted after some seconds; an interrupt that comes before the run
-    begins is lost, so it is asked for until the run ends."""
-    ended = threading.Event()
+def run_interrupted(server: Server, prompt: dict[str, Any], kind: str, step: int = 0) -> str:
+    """Run a prompt that is interrupted when its node of this kind begins, or has made this many
+    steps; returns the kind of the node in which the run ended."""
+    node = find(prompt, kind)
 
-    def interrupt() -> None:
-        wait = seconds
-        while not ended.wait(wait):
+    def executing(running: str) -> None:
+        if running == node and not step:
             server.post("/interrupt")
-            wait = 0.2
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        with pytest.raises(PromptError, match="interrupted"):
-            server.run(prompt)
-    finally:
-        ended.set()
-        thread.join()
+    def progress(running: str, done: int, _: int) -> None:
+        if running == node and 0 < step <= done:
+            server.post("/interrupt")
+
+    with pytest.raises(PromptError, match="interrupted") as caught:
+        server.run(prompt, on_progress=progress, on_executing=executing)
+    return caught.value.details["node_type"]
 
 
 def load(server: Server, path: Path) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def test_soak(server: Server, prompt: dict[str, Any]) -> None:
                 server.run(asked)
             bad += 1
         elif number % 20 == 13:
-            sampler["steps"] = 2000
-            run_interrupted(server, asked, draw.uniform(0.1, 1.0))
+            sampler["steps"] = 10_000  # endless, but for the interruption
+            run_interrupted(server, asked, "KSampler", draw.randrange(20))
             interrupted += 1
         else:
             sampler["cfg"] += 1e-6 * number  # nothing comes from the host's cache
