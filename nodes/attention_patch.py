@@ -181,6 +181,12 @@ class SubjectAttentionPatch:
                 calls = (*calls, Call(self.branch, run, acts, Batch(rows, order)))
         stance = nullcontext()
         if _is_compiled_wrongly(run, options):
+            if not hasattr(torch.compiler, "set_stance"):
+                raise ValueError(
+                    "MSD Apply: what TorchCompileModel compiles would keep the subjects of an "
+                    f"earlier run, and PyTorch {torch.__version__} can't leave it aside (2.6 and "
+                    "newer can). Bypass TorchCompileModel."
+                )
             stance = torch.compiler.set_stance("force_eager")
             run.warn(
                 "MSD Apply: the model runs uncompiled, since what TorchCompileModel compiles "
@@ -270,6 +276,7 @@ def _is_compiled_wrongly(run: Run, transformer_options: dict[str, Any]) -> bool:
         run.backend == "cudagraphs"
         or optimized_attention is not attention_pytorch  # others measure memory, and break graphs
         or others
+        or _add_compiled is _add
         or bool(transformer_options.get("patches"))
     )
 
@@ -359,6 +366,9 @@ def _add(
 _UNSAFE: dict[str, Any] = (
     {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 )
-_add_compiled = torch.library.custom_op(
-    "ms_diffusion::add_image_branch", _add, mutates_args=("out",), **_UNSAFE
-)
+if hasattr(torch.library, "custom_op"):
+    _add_compiled: Callable[..., None] = torch.library.custom_op(
+        "ms_diffusion::add_image_branch", _add, mutates_args=("out",), **_UNSAFE
+    )
+else:  # PyTorch before 2.4 breaks the graph there
+    _add_compiled = _add

@@ -1,6 +1,7 @@
 """The picture of a layout: a numbered, coloured box a subject, its reference inside."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
     picture = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(picture)
     font_size = LONG_EDGE // 36
-    font = ImageFont.load_default(font_size)
+    font, plain = _font(font_size)
     for number, subject in enumerate(subjects, 1):
         colour = COLOURS[(number - 1) % len(COLOURS)]
         x0, y0, x1, y1 = (
@@ -34,14 +35,26 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
         if x1 > x0 and y1 > y0:
             _paste_reference(picture, first_photo(subject), (x0, y0, x1, y1))
             draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=4)
-        label = f" {number}  {subject.phrase or '(no phrase)'} "
+        phrase = " ".join(subject.phrase.split())  # Pillow measures one line at a time
+        label = f" {number}  {phrase or '(no phrase)'} "
         if not (x1 > x0 and y1 > y0):
             label += "(no box) "
             x0, y0 = 0, (number - 1) * font_size * 1.5
+        if plain:
+            label = label.encode("latin-1", "replace").decode("latin-1")
         right = x0 + 4 + draw.textlength(label, font=font)
         draw.rectangle((x0, y0, right, y0 + font_size * 1.5), fill=colour)
         draw.text((x0 + 2, y0 + font_size * 0.15), label, fill="black", font=font)
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+
+
+def _font(size: int) -> tuple[Any, bool]:
+    """Pillow's own font, and whether it is the small one, of Pillow before 10.1 or without
+    FreeType, which has one size and no letters beyond Latin-1."""
+    try:
+        return ImageFont.load_default(size), False
+    except (TypeError, ImportError):
+        return ImageFont.load_default(), True
 
 
 def first_photo(subject: Subject) -> Image.Image:

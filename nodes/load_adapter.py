@@ -15,8 +15,22 @@ FOLDER = "ms_diffusion"
 # Where users of other packs already have the file; there only names that say so are ours.
 _SHARED_FOLDERS = ("photomaker", "ipadapter")
 
-folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-folder_paths.folder_names_and_paths[FOLDER][1].update({".bin", ".safetensors", ".sft", ".pt"})
+_EXTENSIONS = (".bin", ".safetensors", ".sft", ".pt")
+
+
+def _register_folder() -> None:
+    """Add our folder and extensions. Another pack may have registered the same name before, with
+    lists, tuples or frozen sets of paths and extensions."""
+    registered = folder_paths.folder_names_and_paths
+    paths, extensions = registered.get(FOLDER, ((), ()))
+    own = os.path.join(folder_paths.models_dir, FOLDER)
+    registered[FOLDER] = (
+        list(dict.fromkeys((*paths, own))),
+        {*(extensions or ()), *_EXTENSIONS},
+    )
+
+
+_register_folder()
 
 
 def _adapter_files() -> list[str]:

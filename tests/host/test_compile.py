@@ -77,3 +77,22 @@ def test_code_that_mixes_up_blocks_is_an_error(
             module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, 1, True)
     finally:
         module._calls.reset(before)
+
+
+def test_torch_without_custom_operations(pack: Any, monkeypatch: Any) -> None:
+    """PyTorch before 2.4: the module loads, and nothing of it is compiled."""
+    import importlib.util
+    import sys
+
+    module = pack.module("nodes.attention_patch")
+    monkeypatch.delattr(torch.library, "custom_op")
+    name = f"{module.__package__}.attention_patch_of_old_torch"
+    spec = importlib.util.spec_from_file_location(name, module.__file__)
+    old = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, old)
+    spec.loader.exec_module(old)
+    assert old._add_compiled is old._add
+    options = {"wrappers": {"apply_model": {module.COMPILE_KEY: []}}}
+    monkeypatch.setattr(old, "optimized_attention", old.attention_pytorch)
+    assert old._is_compiled_wrongly(old.Run([]), options)
+    assert not module._is_compiled_wrongly(module.Run([]), options)

@@ -323,6 +323,18 @@ def test_a_compiled_model_runs_uncompiled(
     )
 
 
+def test_a_compiled_model_on_old_torch(
+    registry: Any, plain: Any, apply: Any, subjects: Any, monkeypatch: Any
+) -> None:
+    """Before 2.6 nothing runs a compiled model uncompiled; all else runs there."""
+    ours = sample(guide(apply(plain, subjects(LEFT, RIGHT), 0.8)))
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    assert torch.equal(sample(guide(apply(plain, subjects(LEFT, RIGHT), 0.8))), ours)
+    compiled = node("TorchCompileModel", backend="inductor")(registry, plain)
+    with pytest.raises(ValueError, match=r"^MSD Apply: .* Bypass TorchCompileModel\.$"):
+        sample(guide(apply(compiled, subjects(LEFT, RIGHT), 0.8)))
+
+
 SAMPLERS = ("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2m", "uni_pc",
             "lcm", "euler_cfg_pp", "res_multistep")  # fmt: skip
 

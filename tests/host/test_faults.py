@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import shutil
+import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,7 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "box of three numbers": box(0, 0, 1),
     "phrase empty": phrase(""),
     "phrase of 500 words": phrase("star " * 500),
+    "phrase of two lines": phrase("a star\non snow"),
     "phrase of emoji": phrase("🐶🐱"),
     "phrase with control characters": phrase("st\x00ar\x1b[0m\u202e"),
     "phrase of punctuation": phrase("?!,"),
@@ -425,13 +427,21 @@ def test_a_file_replaced_between_two_runs(
     found["adapter file replaced between two runs"] = "the new file is read"
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.2, 2.0])
-def test_interrupted(server: Server, prompt: Prompt, normal: np.ndarray, seconds: float) -> None:
-    """At the begin of a run, where encoding and grounding are, and while it samples."""
+@pytest.mark.parametrize(
+    "kind, step",
+    [("MSDEncodeReferences", 0), ("MSDGroundReferences", 0), ("KSampler", 0), ("KSampler", 3)],
+)
+def test_interrupted(
+    server: Server, prompt: Prompt, normal: np.ndarray, kind: str, step: int
+) -> None:
+    """While the references are encoded or grounded (or just after: the host looks between nodes and
+    at each node's progress), and while it samples."""
     good = copy.deepcopy(prompt)
-    inputs(prompt, "KSampler")["steps"] = 2000
+    inputs(prompt, "KSampler")["steps"] = 10_000  # endless, but for the interruption
     subjects(prompt)[0]["phrase"] = f"star {next(fresh)}"  # nothing from the cache
-    run_interrupted(server, prompt, seconds)
+    ended = run_interrupted(server, prompt, kind, step)
+    kinds = [node["class_type"] for node in good.values()]
+    assert ended == kind if kind == "KSampler" else ended in kinds
     assert_normal(server, good, normal)
     found["interrupted while encoding, grounding or sampling"] = "the run ends"
 
@@ -500,6 +510,16 @@ def test_other_ways_of_running(
     print(f"{flags}: {error / effect:.4f}")
     assert error <= WAYS[flags] * effect and effect > 1
     found[f"ComfyUI with {flags}"] = "runs"
+
+
+def test_a_folder_name_with_a_space(server: Server, normal: np.ndarray, tmp_path: Path) -> None:
+    """The host doesn't find the pack's scripts then; the log says so, once."""
+    with Server(server.host, tmp_path, pack="ms diffusion") as other:
+        scripts = [name for name in other.get_json("/extensions") if "ms%20diffusion" in name]
+        with pytest.raises(urllib.error.HTTPError):
+            other.get(scripts[0])
+        (said,) = re.findall(r"MS-Diffusion: ComfyUI can't serve.*", other.log.read_text())
+    found["pack in a folder named “ms diffusion”"] = f"runs, and the log says: {said}"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("of another node"), torch.OutOfMemoryError("no")])

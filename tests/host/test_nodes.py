@@ -742,6 +742,25 @@ class TestLoader:
         assert "photomaker-v1.bin" not in module._adapter_files()
         assert module._adapter_path("ms_adapter.bin") == str(tmp_path / "ms_adapter.bin")
 
+    @pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
+    @pytest.mark.parametrize("paths", [list, tuple])
+    def test_folder_of_another_pack(
+        self, pack: Any, tmp_path: Path, monkeypatch: Any, kind: Any, paths: Any
+    ) -> None:
+        """One that has registered the same name before, in its own way."""
+        import folder_paths
+
+        theirs = (paths([str(tmp_path)]), kind([".ckpt"]))
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, "ms_diffusion", theirs)
+        monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+        pack.module("nodes.load_adapter")._register_folder()
+        for name in ("a.bin", "b.ckpt", "c.txt"):
+            (tmp_path / name).write_bytes(b"")
+        names = pack.module("nodes.load_adapter")._adapter_files()
+        assert {"a.bin", "b.ckpt"} <= set(names) and "c.txt" not in names
+        folder_paths.add_model_folder_path("ms_diffusion", str(tmp_path / "more"))
+        assert theirs == (paths([str(tmp_path)]), kind([".ckpt"]))
+
     @pytest.mark.parametrize("name", ["nothing.bin", "../../secret.bin", "/etc/passwd"])
     def test_names_outside_the_folders_are_not_found(self, pack: Any, name: str) -> None:
         with pytest.raises(FileNotFoundError, match="adapter: there is no"):
@@ -773,6 +792,34 @@ def test_the_preview_shows_each_subject(pack: Any, place: Any) -> None:
     pixels = {tuple(p) for p in (preview[0] * 255).round().byte().reshape(-1, 3).numpy().tolist()}
     for colour in colours[:2]:
         assert tuple(np.frombuffer(bytes.fromhex(colour[1:]), np.uint8).tolist()) in pixels
+
+
+def test_the_preview_with_old_pillow(place: Any, monkeypatch: Any) -> None:
+    """Before 10.1 its font has one size, and Latin letters only."""
+    from PIL import ImageFont
+
+    monkeypatch.setattr(ImageFont, "load_default", lambda: ImageFont.load_default_imagefont())
+    for phrase in ("cat", "猫 🐱", "a cat\non two lines"):
+        preview = place(layout({**CAT, "phrase": phrase}), photo(1))[3]
+        assert preview.shape == (1, 384, 768, 3) and preview.std() > 0.05
+
+
+@pytest.mark.parametrize("phrase", ["猫 🐱", "a cat\non two lines", "\t"])
+def test_the_preview_of_any_phrase(place: Any, phrase: str) -> None:
+    assert place(layout({**CAT, "phrase": phrase}), photo(1))[3].std() > 0.05
+
+
+@pytest.mark.parametrize("name", ["ms diffusion", "ms%20d", "ms#d", "ms?", "é", "a.b", "a@1.0"])
+def test_a_folder_name_that_can_not_be_served(pack: Any, caplog: Any, name: str) -> None:
+    pack.module("nodes.folder_name").warn_of_folder_name(name)
+    (said,) = caplog.messages
+    assert repr(name) in said and "Rename it" in said
+
+
+@pytest.mark.parametrize("name", ["ms_diffusion", "ComfyUI-MS-Diffusion", "a+b(1)"])
+def test_a_folder_name_that_can_be_served(pack: Any, caplog: Any, name: str) -> None:
+    pack.module("nodes.folder_name").warn_of_folder_name(name)
+    assert not caplog.messages
 
 
 class TestModels:
