@@ -27,6 +27,7 @@ HOSTS = {
     "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
     "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
 }
+CHECKOUT = "checkout"  # the one that COMFYUI_PATH names, whatever its version
 BOTH_CORES = ("-v", "-n", "2", "--dist", "loadfile")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # What would make code or markup of text that comes from a workflow.
@@ -71,9 +72,12 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("version", [version for version in HOSTS if version != CURRENT])
+@nox.parametrize("version", [CHECKOUT, *(version for version in HOSTS if version != CURRENT)])
 def compat(session: nox.Session, version: str) -> None:
-    """Host tests on older hosts, each with the packages that it pins itself."""
+    """Host tests on the checkout that COMFYUI_PATH names, which may be newer, and on older hosts;
+    each with the packages that it pins itself."""
+    if version == CHECKOUT and not os.environ.get("COMFYUI_PATH"):
+        session.skip("COMFYUI_PATH names no checkout of ComfyUI")
     host = _install(session, "test", version=version)
     arguments = session.posargs or [*BOTH_CORES, "tests/host"]
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
@@ -154,7 +158,7 @@ def _install(session: nox.Session, *groups: str, version: str = CURRENT) -> Path
     host = _host(session, version)
     pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
     constraints = ROOT / "constraints.txt"
-    if version != CURRENT:  # an older host pins its own front end
+    if version != CURRENT:  # another host pins its own front end
         lines = constraints.read_text().splitlines(keepends=True)
         constraints = Path(session.create_tmp()) / "constraints.txt"
         constraints.write_text("".join(li for li in lines if not li.startswith("comfyui-")))
@@ -169,7 +173,7 @@ def _install(session: nox.Session, *groups: str, version: str = CURRENT) -> Path
 def _host(session: nox.Session, version: str) -> Path:
     """ComfyUI's folder: the current one's may be given by COMFYUI_PATH; else it is fetched once and
     checked by its hash."""
-    if version == CURRENT and (given := os.environ.get("COMFYUI_PATH")):
+    if version in (CURRENT, CHECKOUT) and (given := os.environ.get("COMFYUI_PATH")):
         if not (Path(given) / "main.py").is_file():
             session.error(f"COMFYUI_PATH is {given}, and there is no main.py of ComfyUI in it.")
         return Path(given).resolve()
