@@ -48,3 +48,10 @@ def test_a_narrow_autoencoder_is_the_wide_one_with_zeros() -> None:
         decoded = taesd.decode(wide / 0.13025) / 2 + 0.5
         assert (latents - wide).abs().max() < 1e-4
         assert (narrow.decode(latents) - decoded).abs().max() < 1e-4
+
+
+def test_the_two_adapters_are_told_apart() -> None:
+    """They are of the same sizes, and trained apart."""
+    first, second = (load_adapter(path) for path in sorted((MODELS / "ms_diffusion").iterdir()))
+    shapes = [{k: v.shape for k, v in a.state_dict().items()} for a in (first, second)]
+    assert shapes[0] == shapes[1] and first.digest != second.digest
