@@ -59,7 +59,8 @@ def test(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """The editor, help and templates in a real Chromium; screenshots go to browser_output/."""
+    """The editor, help and templates in a real Chromium, with the host's front end and the newest
+    one; screenshots go to browser_output/."""
     if not os.environ.get("CHROMIUM") and not any(map(shutil.which, CHROMIUM)):
         if not (shutil.which("apt-get") and os.geteuid() == 0):
             session.error("There is no Chromium: install one, or name it by CHROMIUM.")
@@ -67,8 +68,11 @@ def browser(session: nox.Session) -> None:
         install = ("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
         session.run(*install, external=True, silent=True)
     host = _install(session, "test", "browser")
-    arguments = session.posargs or ["-v", "tests/browser"]
-    session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
+    newest = str(ROOT / ".host" / "front-end")
+    session.install("--no-deps", "--target", newest, "-r", str(ROOT / "constraints-frontend.txt"))
+    arguments = session.posargs or ["-v", "-n", "2", "tests/browser"]  # a core for each front end
+    environment = {"FRONT_END": newest, **_host_env(host)}
+    session.run("python", "-m", "pytest", *arguments, env=environment)
 
 
 @nox.session

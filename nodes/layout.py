@@ -226,10 +226,15 @@ class MSDLayout(io.ComfyNode):
             [pixel_boxes],
             draw_layout(subjects, width, height),
             # For the editor, which can't see references that are processed on their way, nor boxes
-            # of another node. As text: the host takes dictionaries for output files of the job.
+            # and sizes of another node. As text: the host takes dictionaries for output files of
+            # the job.
             ui={
                 "msd_references": [_save_thumbnail(subject) for subject in subjects],
-                "msd_layout": [json.dumps({"boxes": shown, "linked": linked is not None})],
+                "msd_layout": [
+                    json.dumps(
+                        {"boxes": shown, "linked": linked is not None, "size": [width, height]}
+                    )
+                ],
             },
         )
 

@@ -1,14 +1,17 @@
 """A real ComfyUI with the micro family, and a real Chromium that drives it."""
 
+import importlib.metadata
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from ui import Ui
+from xdist.scheduler import LoadScopeScheduling
 
 from microworld.demo import MODELS, save_sprites
 from microworld.server import Server
@@ -25,6 +28,37 @@ QUIET = (
 )
 
 
+PACKAGE = "comfyui-frontend-package"
+
+
+def front_ends() -> dict[str, Path | None]:
+    """Front ends to try, by version: the host's own, and the one unpacked where FRONT_END says."""
+    found: dict[str, Path | None] = {importlib.metadata.version(PACKAGE): None}
+    if folder := os.environ.get("FRONT_END"):
+        (other,) = importlib.metadata.distributions(name=PACKAGE, path=[folder])
+        found[other.version] = Path(folder, "comfyui_frontend_package", "static").resolve()
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test in each rendering of each front end."""
+    if "front_end" in metafunc.fixturenames:
+        metafunc.parametrize("front_end", list(front_ends()), scope="session")
+    if "mode" in metafunc.fixturenames:
+        metafunc.parametrize("mode", ["classic", "nodes2"], scope="session")
+
+
+class FrontEndScheduling(LoadScopeScheduling):
+    """All tests of a front end in one process, with one server and one page a rendering."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.rpartition("[")[2].rstrip("]").partition("-")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FrontEndScheduling:
+    return FrontEndScheduling(config, log)
+
+
 def chromium() -> str:
     names = ("chromium", "chromium-browser", "google-chrome")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
@@ -34,14 +68,15 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, front_end: str) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("server")
     shutil.copytree(MODELS, base / "models")
     save_sprites(base / "input")
     (base / "user" / "default").mkdir(parents=True)
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS))
     host = Path(os.environ.get("COMFYUI_PATH", ROOT / ".host" / "ComfyUI")).resolve()
-    with Server(host, base) as running:
+    root = front_ends()[front_end]
+    with Server(host, base, ("--front-end-root", str(root)) if root else ()) as running:
         yield running
 
 
@@ -53,10 +88,10 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture(scope="session", params=["classic", "nodes2"])
-def page_of_mode(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Ui]:
+@pytest.fixture(scope="session")
+def page_of_mode(browser: Browser, server: Server, front_end: str, mode: str) -> Iterator[Ui]:
     """One page a rendering, open for all tests of it."""
-    ui = Ui(browser, server, mode=request.param)
+    ui = Ui(browser, server, front_end, mode)
     yield ui
     ui.close()
 

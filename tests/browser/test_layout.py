@@ -86,7 +86,7 @@ def test_keyboard(ui: Ui) -> None:
 
 def test_undo_and_redo(ui: Ui) -> None:
     """A step an edit, also after typing: the browser's own undo must not act besides."""
-    ui.page.wait_for_timeout(300)  # the host's nodes grow after they are loaded
+    ui.still()
     ui.capture()
     ui.phrase(0).fill("red star")
     ui.press("Tab")
@@ -114,7 +114,7 @@ def test_undo_and_redo(ui: Ui) -> None:
 
 def test_the_editor_shows_what_undo_brought_back(ui: Ui) -> None:
     """Undo makes the node anew: its editor, not the old one's, must be on the screen and work."""
-    ui.page.wait_for_timeout(300)
+    ui.still()
     ui.capture()
     ui.drag((0.46, 0.05), (0.54, 0.2))
     assert ui.element("li").count() == 3
@@ -242,7 +242,7 @@ def test_subjects_go_with_their_references(ui: Ui) -> None:
     ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
     ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["c", "a"])
     ui.until(lambda: "reference_3.png" in (thumbs.nth(0).get_attribute("src") or ""))
-    ui.page.wait_for_timeout(300)
+    ui.still()
     assert [s["phrase"] for s in ui.subjects] == ["c", "a"]
     ui.click(0.99, 0.99)
     ui.press("Control+z")  # one step: the subject and its link
@@ -251,7 +251,7 @@ def test_subjects_go_with_their_references(ui: Ui) -> None:
 
 
 def undo_steps(ui: Ui) -> int:
-    ui.page.wait_for_timeout(400)
+    ui.still()
     tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
     return ui.page.evaluate(f"() => {tracker}.undoQueue.length")
 
@@ -259,7 +259,7 @@ def undo_steps(ui: Ui) -> int:
 def test_one_edit_is_one_undo_step(ui: Ui) -> None:
     """Also where the host moves links, or the node grows, some frames later."""
     ui.load(workflow(subjects=TWO, size=[400, 100]))
-    ui.page.wait_for_timeout(300)
+    ui.still()
     ui.capture()
     steps = undo_steps(ui)
     ui.drag((0.46, 0.05), (0.54, 0.2))  # a third row: the node grows
@@ -292,10 +292,11 @@ def test_removing_a_subject_keeps_the_others_masks(ui: Ui) -> None:
     ui.until(lambda: ui.element(".msd-place").nth(1).inner_text() == "mask")
     ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
     ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["heart"])
-    ui.page.wait_for_timeout(300)
+    ui.still()
     linked = ui.node(
-        """return node.inputs.filter((input) => input.link !== null && /_\\d$/.test(input.name))
-            .map(({ name, link }) => [name, node.graph.getLink(link)?.origin_id === second]);"""
+        """return node.inputs.map(({ name }, i) => [name, node.getInputLink(i)])
+            .filter(([name, link]) => link && /_\\d$/.test(name))
+            .map(([name, link]) => [name, link.origin_id === second]);"""
     )
     assert linked == [
         ["references.reference_1", True],

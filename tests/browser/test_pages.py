@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -17,7 +18,17 @@ TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
 def test_help_page(ui: Ui, node: str) -> None:
     ui.load(workflow("Two subjects with auto layout", subjects=TWO))
     ui.page.evaluate(
-        "kind => app.canvas.selectItems([app.rootGraph.nodes.find((n) => n.type === kind)])", node
+        """kind => {
+            const graph = app.rootGraph;
+            let node = graph.nodes.find((n) => n.type === kind);
+            if (!node) {
+                graph.add(node = LiteGraph.createNode(kind));
+                const [x, y] = app.canvas.ds.offset;
+                node.pos = [500 - x, 500 - y];
+            }
+            app.canvas.selectItems([node]);
+        }""",
+        node,
     )
     ui.page.get_by_test_id("info-button").locator("visible=true").first.click()
     title = (ROOT / "web" / "docs" / node / "en.md").read_text(encoding="utf-8").splitlines()[0]
@@ -41,7 +52,6 @@ def test_templates_are_listed_and_load(ui: Ui) -> None:
         picture = ui.page.get_by_role("img", name=path.stem, exact=True)
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.decode().then(() => image.naturalHeight)") == 320
-    ui.page.wait_for_timeout(1000)
     ui.shot("templates")
     ui.page.get_by_role("img", name="Two subjects with auto layout", exact=True).click()
     ui.until(
@@ -71,24 +81,36 @@ def test_a_template_is_what_the_converter_makes_of_it(ui: Ui, path: Path) -> Non
 
 
 def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
-    """Added by the search box in place of the nodes that it holds."""
-    ui.load(workflow(subjects=TWO))
+    """Added by the search box in place of the nodes that it holds, which have the same ids."""
+    blueprint = json.loads((ROOT / "subgraphs" / "Subjects in a layout.json").read_text())
+    (inner,) = blueprint["definitions"]["subgraphs"]
+    saved = workflow(subjects=TWO)
+    rename(saved, dict(zip(ids_of(saved, "MSD"), ids_of(inner, "MSD"), strict=True)))
+    ui.load(saved)
     ui.page.mouse.move(1000, 820)
     ui.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-    ui.page.wait_for_timeout(500)
+    typing = "() => document.activeElement.tagName === 'INPUT'"
+    ui.until(lambda: ui.page.evaluate(typing))
     ui.page.keyboard.type("Subjects in a layout")
-    ui.page.wait_for_timeout(1000)
-    ui.page.keyboard.press("Enter")
+    result = ui.page.get_by_test_id("result-item").first
+    expect(result).to_contain_text("Subjects in a layout")
+    result.click()
     follows = "() => app.canvas.state.ghostNodeId != null"  # the mouse, until a click puts it down
     ui.until(lambda: ui.page.evaluate(follows))
-    ui.page.wait_for_timeout(500)  # the search box lies over the graph until it has faded
+    covered = "() => document.elementFromPoint(1000, 820).closest('[role=dialog], .p-dialog-mask')"
+    ui.until(lambda: not ui.page.evaluate(f"() => Boolean(({covered})())"))
     ui.page.mouse.click(1000, 820)
     ui.until(lambda: not ui.page.evaluate(follows))
     added = "app.rootGraph.nodes.find((node) => node.isSubgraphNode?.())"
-    names = ui.page.evaluate(f"() => {added}.widgets.map((widget) => widget.name)")
-    assert names == ["adapter", "width", "height", "weight"]
+    given = ["adapter", "width", "height", "weight"]
+    assert ui.page.evaluate(f"() => {added}.widgets.map((widget) => widget.name)") == given
+    assert ui.page.evaluate(f"() => {added}.inputs.map((input) => input.name)") == [
+        *("reference_1", "reference_2", "clip_vision", "clip", "model"),  # of its first release
+        *given,
+    ]
+    values = ["ms_adapter_micro.safetensors", 192, 96, 0.8]
     ui.page.evaluate(
-        f"""() => {{
+        f"""values => {{
             const graph = app.rootGraph, find = (type) => graph.nodes.find((n) => n.type === type);
             const node = {added};
             const link = (from, slot, to, name) =>
@@ -100,21 +122,50 @@ def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
             link(find('CheckpointLoaderSimple'), 1, node, 'clip');
             link(find('CLIPVisionLoader'), 0, node, 'clip_vision');
             link(node, 0, find('KSampler'), 'model');
-            for (const node of graph.nodes.filter((n) => n.type.startsWith('MSD')))
-                graph.remove(node);
-            const values = ['ms_adapter_micro.safetensors', 128, 128, 0.8];
             node.widgets.forEach((widget, i) => {{ widget.value = values[i]; }});
-        }}"""
+        }}""",
+        values,
+    )
+    # Saved and loaded beside the nodes with the same ids
+    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    ui.load(saved)
+    assert ui.page.evaluate(f"() => {added}.widgets.map((widget) => widget.value)") == values
+    ui.page.evaluate(
+        """() => {
+            for (const node of app.rootGraph.nodes.filter((n) => n.type.startsWith('MSD')))
+                app.rootGraph.remove(node);
+        }"""
     )
     prompt, outputs = ui.run()
     layout = of_type(prompt, "MSDLayout")
-    assert (layout["width"], len(layout["layout"]["subjects"])) == (128, 2)
+    assert (layout["width"], layout["height"], len(layout["layout"]["subjects"])) == (192, 96, 2)
     assert of_type(prompt, "MSDApply")["weight"] == 0.8
+    assert of_type(prompt, "MSDLoadAdapter")["adapter"] == values[0]
     assert any("images" in output for output in outputs.values())
+    # Opened, the layout's editor has the size that stands on its outside.
+    ui.page.evaluate(f"() => app.canvas.openSubgraph({added}.subgraph)")
+    ui.until(lambda: ui.page.evaluate("() => app.canvas.graph !== app.rootGraph"))
+    ui.show()
+    ui.until(lambda: "192 / 96" in ui.element(".msd-stage").get_attribute("style"))
 
 
-def test_chinese(browser: Browser, server: Server) -> None:
-    ui = Ui(browser, server, "classic")
+def ids_of(graph: dict[str, Any], start: str) -> list[int]:
+    """Ids of the nodes whose type starts so, sorted by type."""
+    nodes = [(node["type"], node["id"]) for node in graph["nodes"]]
+    return [number for kind, number in sorted(nodes) if kind.startswith(start)]
+
+
+def rename(saved: dict[str, Any], ids: dict[int, int]) -> None:
+    """Give nodes of a saved graph other ids."""
+    for node in saved["nodes"]:
+        node["id"] = ids.get(node["id"], node["id"])
+    for link in saved["links"]:
+        link[1], link[3] = ids.get(link[1], link[1]), ids.get(link[3], link[3])
+    saved["last_node_id"] = max(node["id"] for node in saved["nodes"])
+
+
+def test_chinese(browser: Browser, server: Server, front_end: str) -> None:
+    ui = Ui(browser, server, front_end, "classic")
     ui.page.evaluate(SETTING, ["Comfy.Locale", "zh"])
     try:
         ui.open()

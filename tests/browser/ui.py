@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator
+from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, expect
 
 from microworld.demo import FILES
 from microworld.server import Server
+
+LIMIT = 120  # seconds; only so that a test that waits in vain ends
+expect.set_options(timeout=LIMIT * 1000)
 
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "browser_output"  # a screenshot of each state
@@ -37,8 +40,24 @@ FRAME = """async () => {
     }
     return first.top ? first : null;
 }"""
+# Waits until neither the graph nor its undo history has changed for some frames: the host moves
+# links and grows nodes some frames later.
+STILL = """async () => {
+    const frame = () => new Promise(requestAnimationFrame);
+    const tracker = app.extensionManager.workflow.activeWorkflow?.changeTracker;
+    const read = () => JSON.stringify(
+        [app.rootGraph.serialize(), tracker?.undoQueue.length, tracker?.changeCount]);
+    for (let [last, same] = [read(), 0]; same < 15; ) {
+        await frame();
+        const now = read();
+        same = now === last ? same + 1 : 0;
+        last = now;
+    }
+}"""
 SETTING = "async ([id, value]) => { await app.extensionManager.setting.set(id, value) }"
 LAYOUT = """() => app.canvas.graph.nodes.find((n) => n.type === 'MSDLayout')"""
+# 1.58 throws by itself when a node with growing sockets is removed while they are linked.
+HOST_FAULTS = ("autogrowInputDisconnected",)
 BOXES = ([0.05, 0.25, 0.45, 0.75], [0.55, 0.25, 0.95, 0.75])
 
 
@@ -82,19 +101,30 @@ class Ui:
     """A page of ComfyUI's front end, in one of its two renderings."""
 
     def __init__(
-        self, browser: Browser, server: Server, mode: str, javascript: bool = True
+        self,
+        browser: Browser,
+        server: Server,
+        front_end: str,
+        mode: str,
+        javascript: bool = True,
     ) -> None:
-        self.server, self.mode = server, mode
+        self.server, self.front_end, self.mode = server, front_end, mode
         self.context = browser.new_context(viewport={"width": 1400, "height": 950})
+        self.context.set_default_timeout(LIMIT * 1000)
         self.page = self.context.new_page()
         self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("pageerror", self._note_error)
         self.page.on("console", self._note)
         self.deprecations: set[str] = set()
         if not javascript:  # ours: it can't be loaded
             self.page.route("**/extensions/ms_diffusion/js/**", lambda route: route.abort())
         self.address = f"http://127.0.0.1:{server.port}"
         self.open()
+
+    def _note_error(self, error: Error) -> None:
+        stack = error.stack or ""
+        if not any(fault in stack for fault in HOST_FAULTS):
+            self.errors.append(f"{error}\n{stack}")
 
     def _note(self, message: ConsoleMessage) -> None:
         """Keep errors and warnings that name our files, and the host's words of deprecation."""
@@ -106,7 +136,7 @@ class Ui:
 
     def open(self) -> None:
         self.page.goto(self.address, wait_until="domcontentloaded")
-        self.page.wait_for_function(READY, timeout=90_000)
+        self.page.wait_for_function(READY)
         self.set_mode(self.mode)
 
     def close(self) -> None:
@@ -128,8 +158,10 @@ class Ui:
     def leave_subgraph(self) -> None:
         """Show the root graph; a workflow that is loaded inside a subgraph gets lost."""
         if self.page.evaluate("() => app.canvas.graph !== app.rootGraph"):
+            inside = self.page.evaluate("() => app.canvas.graph.id")
             self.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
-            self.page.wait_for_timeout(500)  # the host follows by the page's address
+            # The host follows by the page's address.
+            self.until(lambda: inside not in self.page.evaluate("() => location.hash"))
 
     def load(self, saved: dict[str, Any], scale: float = 1.0) -> None:
         """Load a workflow, and bring its layout to the middle of the window."""
@@ -168,11 +200,21 @@ class Ui:
     def subjects(self) -> list[dict[str, Any]]:
         return self.value["subjects"]
 
-    def until(self, condition: Callable[[], Any], seconds: float = 8) -> None:
-        end = time.monotonic() + seconds
+    def until(self, condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + LIMIT
         while not condition():
-            assert time.monotonic() < end, f"not within {seconds} s"
+            assert time.monotonic() < end, "waited in vain"
             time.sleep(0.03)
+
+    def frames(self, count: int = 10) -> None:
+        """Let the page paint some frames."""
+        self.page.evaluate(
+            "async n => { while (n--) await new Promise(requestAnimationFrame); }", count
+        )
+
+    def still(self) -> None:
+        """Wait until the graph has come to rest."""
+        self.page.evaluate(STILL)
 
     def frame(self) -> tuple[float, float, float, float]:
         """Where the picture lies on the screen: left, top, width, height."""
@@ -244,7 +286,7 @@ class Ui:
         answer = posted.value
         assert answer.ok, answer.text()
         prompt_id = answer.json()["prompt_id"]
-        self.page.wait_for_function("() => ended.length", timeout=60_000)
+        self.page.wait_for_function("() => ended.length")
         ((name, detail),) = self.page.evaluate("() => ended.slice(0, 1)")
         assert name == "execution_success", detail
         self.until(lambda: prompt_id in self.server.get_json(f"/history/{prompt_id}"))
@@ -263,8 +305,8 @@ class Ui:
     def shot(self, name: str) -> None:
         """Write a screenshot of the state."""
         SHOTS.mkdir(exist_ok=True)
-        self.page.wait_for_timeout(150)
-        self.page.screenshot(path=SHOTS / f"{name} ({self.mode}).png")
+        self.frames()
+        self.page.screenshot(path=SHOTS / f"{name} ({self.front_end}, {self.mode}).png")
 
 
 def near(box: Sequence[float], wanted: Sequence[float], by: float) -> bool:

@@ -2,8 +2,9 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { LayoutEditor } from "./layout/editor.mjs";
+import { linkOf, numberFrom, slotOf, sourceOf } from "./layout/sources.mjs";
 import { loadTexts, text } from "./layout/texts.mjs";
-import { MOST_SUBJECTS } from "./layout/value.mjs";
+import { MOST_SUBJECTS, clamp } from "./layout/value.mjs";
 
 const LEAST_WIDTH = 340;
 const MOST_HEIGHT = 560; // of the canvas
@@ -23,27 +24,14 @@ function after(object, name, then) {
   };
 }
 
-/** The input slot of a node by name, and its index; undefined where there is none. */
-function slotOf(node, name) {
-  const index = node.inputs?.findIndex((input) => input.name === name) ?? -1;
-  return index < 0 ? undefined : { index, ...node.inputs[index] };
-}
-
-const isLinked = (node, name) => (slotOf(node, name)?.link ?? null) !== null;
-
-/** The node that feeds a slot; null beyond a subgraph's border, and while `node` is in no graph. */
-function sourceOf(node, name) {
-  // A clone gets its value before it has a graph, and asking then throws.
-  return node.graph && isLinked(node, name) ? node.getInputNode(slotOf(node, name).index) : null;
-}
-
-/** Width or height: the number typed, or that of the linked node where it is plain to see. */
-function pixels(node, name) {
-  const named = (widgets) => widgets?.find((widget) => widget.name === name);
-  const source = sourceOf(node, name)?.widgets;
-  const values = [(named(source) ?? source?.[0])?.value, named(node.widgets)?.value];
-  const found = values.find((value) => typeof value === "number" && value > 0) ?? 1024;
-  return Math.min(Math.max(found, 16), 16384); // as the node takes them
+/** Width or height of the picture: the number typed, or the one that comes by a link. */
+function pixels(node, name, told) {
+  const source = sourceOf(node, name);
+  const typed = node.widgets?.find((widget) => widget.name === name)?.value;
+  const { value, certain } = numberFrom(source);
+  const linked = certain ? value : (told ?? value);
+  const found = [source === null ? typed : linked, typed].find((one) => one > 0) ?? 1024;
+  return clamp(found, 16, 16384); // as the node takes them
 }
 
 /** Address of a picture of the server's; only ever its own route. */
@@ -51,36 +39,64 @@ function pictureAddress(name, folder, type) {
   return api.apiURL(`/view?${new URLSearchParams({ filename: name, subfolder: folder, type })}`);
 }
 
-/** Address of the picture of reference `index`, or null. `run`: see readRun. */
-function referenceAddress(node, index, run) {
-  const source = sourceOf(node, `references.reference_${index + 1}`);
-  const file = source?.widgets?.find((widget) => widget.name === "image")?.value;
-  if (source?.comfyClass === "LoadImage" && typeof file === "string") {
+/** Address of the picture of a reference, or null. `copy`: its name as the last run has told it. */
+function referenceAddress(source, copy) {
+  const node = source?.node;
+  const file = linkOf(node ?? {}, "image")
+    ? sourceOf(node, "image")?.value // of the subgraph's node around it
+    : node?.widgets?.find((widget) => widget.name === "image")?.value;
+  if (node?.comfyClass === "LoadImage" && typeof file === "string") {
     const [, folder, name, type] = FILE.exec(file);
     return pictureAddress(name, folder ?? "", type ?? "input");
   }
-  // Processed on its way, or from outside of a subgraph: the small copy of the last run.
-  const copy = run?.references[index];
-  return copy ? pictureAddress(copy, "", "temp") : null;
+  return copy ? pictureAddress(copy, "", "temp") : null; // a picture that only a run can know
 }
 
-/** The links of the references, as far as they are connected without a gap. */
+/** Ids of the references' links, as far as they are connected without a gap. */
 function referenceLinks(node) {
   const links = [];
   while (links.length < MOST_SUBJECTS) {
-    const slot = slotOf(node, `references.reference_${links.length + 1}`);
-    if ((slot?.link ?? null) === null) break;
-    links.push(slot.link);
+    const link = linkOf(node, `references.reference_${links.length + 1}`);
+    if (!link) break;
+    links.push(link.id);
   }
   return links;
+}
+
+/**
+ * Put the sockets in order: loading makes the host move growing ones behind the others, or between
+ * them. Each link goes with its socket.
+ */
+function sortSockets(node) {
+  const order = ["references.", "reference_masks.", "regions.", "boxes", "width", "height"];
+  const rank = ({ name }) => {
+    const group = order.findIndex((start) => name.startsWith(start));
+    return [group < 0 ? order.length : group, Number(/\d*$/.exec(name)[0])];
+  };
+  const sockets = [...node.inputs];
+  const sorted = sockets.toSorted((a, b) => {
+    const [[group, number], [otherGroup, otherNumber]] = [rank(a), rank(b)];
+    return group - otherGroup || number - otherNumber;
+  });
+  if (sorted.every((socket, i) => socket === sockets[i])) return;
+  const links = new Map(sockets.map((socket) => [socket, linkOf(node, socket.name)]));
+  const linked = sorted.filter((socket) => links.get(socket));
+  // Not straight to its place: in newer front ends no two links may end in the same one.
+  linked.forEach((socket, i) => (links.get(socket).target_slot = sockets.length + i));
+  node.inputs.splice(0, sockets.length, ...sorted);
+  for (const socket of linked) links.get(socket).target_slot = sorted.indexOf(socket);
 }
 
 /** What a run of the node has told, checked; null if it told nothing that can be read. */
 function readRun(output) {
   try {
-    const { boxes, linked } = JSON.parse(output.msd_layout[0]);
+    const { boxes, linked, size } = JSON.parse(output.msd_layout[0]);
     const references = output.msd_references.filter((name) => SMALL_FILE.test(name));
-    return { references, boxes: linked && Array.isArray(boxes) ? boxes : [] };
+    return {
+      references,
+      boxes: linked && Array.isArray(boxes) ? boxes : [],
+      size: Array.isArray(size) ? size : [], // older versions of the node tell none
+    };
   } catch {
     return null;
   }
@@ -110,7 +126,22 @@ function holdUndoStep() {
   });
 }
 
-const removed = new Map(); // elements of removed nodes, by place
+/**
+ * The element that the host puts on the screen, with an editor in it. Nodes 2.0 keeps the one that it
+ * shows when undo makes the node anew; so the editor of the node that lives now moves into it.
+ */
+class EditorPlace extends HTMLElement {
+  show(editor, name) {
+    this.editor = editor;
+    this.name = name; // which node of which graph this is, also for the one that undo makes anew
+    if (editor.root.parentNode !== this) this.replaceChildren(editor.root);
+  }
+
+  connectedCallback() {
+    if (this.editor) this.show(this.editor, this.name);
+  }
+}
+customElements.define("msd-layout-place", EditorPlace);
 
 function makeEditor(node) {
   const pictures = new Map(); // by address
@@ -127,9 +158,10 @@ function makeEditor(node) {
   let [output, run] = [undefined, null];
   const lastRun = () => {
     const { graph } = node;
-    const now = graph && app.nodeOutputs[graph.isRootGraph ? node.id : `${graph.id}:${node.id}`];
+    const told = graph && app.nodeOutputs[graph.isRootGraph ? node.id : `${graph.id}:${node.id}`];
+    const now = told && JSON.stringify([told.msd_layout, told.msd_references]);
     if (now !== output) {
-      [output, run] = [now, now ? readRun(now) : null];
+      [output, run] = [now, now ? readRun(told) : null];
       for (const address of pictures.keys())
         if (address.includes("type=temp")) pictures.delete(address);
     }
@@ -147,17 +179,18 @@ function makeEditor(node) {
     editor.addSubjects(now.length);
   };
   const editor = new LayoutEditor({
-    size: () => [pixels(node, "width"), pixels(node, "height")],
+    size: () => ["width", "height"].map((name, i) => pixels(node, name, lastRun()?.size[i])),
     reference: (index) => {
-      const linked = isLinked(node, `references.reference_${index + 1}`);
-      const address = linked ? referenceAddress(node, index, lastRun()) : null;
+      const source = sourceOf(node, `references.reference_${index + 1}`);
+      const address =
+        source === null ? null : referenceAddress(source, lastRun()?.references[index]);
       return {
-        linked,
+        linked: source !== null,
         image: address && picture(address),
-        region: isLinked(node, `regions.region_${index + 1}`),
+        region: sourceOf(node, `regions.region_${index + 1}`) !== null,
       };
     },
-    linkedBoxes: () => (isLinked(node, "boxes") ? (lastRun()?.boxes ?? []) : null),
+    linkedBoxes: () => (sourceOf(node, "boxes") === null ? null : (lastRun()?.boxes ?? [])),
     onChange: endUndoStep,
     onRemove: (index) => {
       links.splice(index, 1);
@@ -165,8 +198,8 @@ function makeEditor(node) {
       holdUndoStep();
       // From the last group to the first: the host moves later links up by the slots' places of now.
       for (const group of ["regions.region", "reference_masks.reference_mask", "references.reference"])
-        if (isLinked(node, `${group}_${index + 1}`))
-          node.disconnectInput(slotOf(node, `${group}_${index + 1}`).index);
+        if (linkOf(node, `${group}_${index + 1}`))
+          node.disconnectInput(slotOf(node, `${group}_${index + 1}`));
     },
     onRows: () => {
       if (!node.graph) return;
@@ -194,27 +227,29 @@ function makeEditor(node) {
     },
     { passive: false },
   );
-  let place = null; // which node of which graph this is, also for the one that undo makes anew
+  const place = new EditorPlace();
+  const takePlace = () => {
+    const name = `${node.graph.id}:${node.id}`;
+    const others = document.querySelectorAll("msd-layout-place");
+    const old = place.isConnected ? undefined : [...others].find((one) => one.name === name);
+    (old ?? place).show(editor, name);
+    Object.assign(place, { editor, name }); // for when the host shows it
+  };
   const refresh = () => {
     if (!node.graph) return;
-    place = `${node.graph.id}:${node.id}`;
+    takePlace();
     editor.refresh();
   };
   after(node, "onSerialize", (saved) => {
     saved.properties[COPY] = editor.value;
   });
   after(node, "onConfigure", (saved) => {
+    sortSockets(node);
     // Saved by a front end that couldn't load this file: only the copy is left.
     const values = Array.isArray(saved.widgets_values) ? saved.widgets_values : [];
     if (!values.some((value) => value?.subjects) && saved.properties?.[COPY])
       editor.value = saved.properties[COPY];
     requestAnimationFrame(refresh);
-    // Nodes 2.0 mounts a widget's element once, and after undo would show the removed node's.
-    afterFrames(10, () => {
-      const old = removed.get(place);
-      if (node.graph && old?.isConnected && !editor.root.isConnected) old.replaceWith(editor.root);
-      removed.delete(place);
-    });
   });
   after(node, "onConnectionsChange", () => {
     const loading = app.configuringGraph;
@@ -228,11 +263,14 @@ function makeEditor(node) {
   });
   after(node, "onExecuted", refresh);
   // Another picture in a linked Load Image, another number in a linked width
-  after(node, "onAdded", () => api.addEventListener("graphChanged", refresh));
+  after(node, "onAdded", () => {
+    takePlace();
+    editor.watch();
+    api.addEventListener("graphChanged", refresh);
+  });
   after(node, "onRemoved", () => {
     api.removeEventListener("graphChanged", refresh);
-    editor.destroy();
-    removed.set(place, editor.root);
+    editor.unwatch();
   });
   queueMicrotask(() => {
     for (const widget of node.widgets ?? [])
@@ -244,11 +282,11 @@ function makeEditor(node) {
         });
     refresh();
   });
-  return editor;
+  return [editor, place];
 }
 
 function layoutWidget(node, name, data) {
-  const editor = makeEditor(node);
+  const [editor, place] = makeEditor(node);
   editor.value = data?.[1]?.default;
   const height = () => {
     const [width, tall] = editor.host.size();
@@ -256,7 +294,7 @@ function layoutWidget(node, name, data) {
     const canvas = Math.min(MOST_HEIGHT, Math.max(160, (inner * tall) / width));
     return 22 + canvas + 30 + 28 * editor.subjects.length + 36; // 20 of it is the widget's margin
   };
-  const widget = node.addDOMWidget(name, "msd_layout", editor.root, {
+  const widget = node.addDOMWidget(name, "msd_layout", place, {
     getValue: () => editor.value,
     setValue: (value) => {
       editor.value = value;

@@ -155,7 +155,12 @@ export class LayoutEditor {
     this.refresh();
   }
 
-  destroy() {
+  /** Follow the size of the canvas, while the node is in a graph. */
+  watch() {
+    this.observer.observe(this.stage);
+  }
+
+  unwatch() {
     this.observer.disconnect();
     cancelAnimationFrame(this.frameRequest);
   }
@@ -226,7 +231,6 @@ export class LayoutEditor {
     });
     this.root.addEventListener("keydown", (event) => this.onKey(event));
     this.observer = new ResizeObserver(() => this.draw());
-    this.observer.observe(this.stage);
   }
 
   makeRow(index) {
@@ -308,8 +312,10 @@ export class LayoutEditor {
     const { thumb, phrase, weight, place } = row.parts;
     const { linked, image, region } = this.host.reference(index);
     row.setAttribute("aria-current", String(index === this.selected));
-    if (phrase !== document.activeElement) phrase.value = subject.phrase;
-    if (weight !== document.activeElement) weight.value = String(subject.weight);
+    if (phrase.value !== subject.phrase) phrase.value = subject.phrase;
+    // A weight that is being typed stays; one that comes from elsewhere, as by undo, is shown.
+    if (weight.dataset.shown !== String(subject.weight))
+      weight.dataset.shown = weight.value = String(subject.weight);
     thumb.src = image?.src || BLANK;
     thumb.dataset.missing = String(!image?.src);
     thumb.alt = this.host.text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
