@@ -30,7 +30,7 @@ from .rows import (
 
 _RUNS = "ms_diffusion_runs"  # transformer option
 _WRAPPER_KEY = "ms_diffusion"
-ANY_SIGMA = 1e8  # the host says 999999999.9 for the begin of the sampling
+ANY_SIGMA = 1e8  # the host says 999999999.9 for the start of sampling
 
 
 class SubjectAttentionPatch:
@@ -94,7 +94,7 @@ class SubjectAttentionPatch:
             )
         options[_RUNS] = {**options.get(_RUNS, {}), self: run}
         out = executor(guider, sigmas, extra_args, *args)
-        if not run.saw_positive:
+        if run.saw_positive is False:
             run.warn(
                 "MSD Apply: nothing in this run was a positive prompt's, so that no subject was "
                 f"drawn. The guider has {', '.join(map(repr, guider.conds))}."
@@ -172,6 +172,7 @@ class SubjectAttentionPatch:
             run.sigma_range = self._sigma_range(executor.class_obj)
             run.pictures = max((picture for _, picture, _ in rows), default=0) + 1
         calls = _calls.get()
+        run.saw_positive = run.saw_positive or False
         if any(conditioning.positive is not None for conditioning, _, _ in rows):
             run.saw_positive = True
             acts = _acts(run, self.branch, options)

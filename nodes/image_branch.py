@@ -55,7 +55,7 @@ class Run:
     last_sigma: float = float("inf")
     # The model's options while the host evaluates conditionings that all carry their rows
     evaluated: Mapping[str, Any] | None = None
-    saw_positive: bool = False
+    saw_positive: bool | None = None  # among the rows of its calls; None before the first
     warned: set[str] = field(default_factory=set)
 
     def warn(self, message: str) -> None:
@@ -133,7 +133,7 @@ class ImageBranch:
             query = q[part.rows]
             cells = self._cells(run, part, query, height, width)
             queries, mask = cells.queries, cells.mask
-            if (settings := self.subjects.auto_layout) is not None and part.own_text:
+            if (settings := self.subjects.auto_layout) is not None:
                 place = block, height, width
                 followed = self._followed(settings, run, part, place, query, k, heads, cells)
                 if followed is not None:
@@ -200,6 +200,12 @@ class ImageBranch:
 
         Maps belong to a block and a grid (place), a text, the pictures, and what is shown of them.
         """
+        if not part.own_text:
+            run.warn(
+                "MSD Auto Layout: another node puts texts of its own beside the positive prompt's, "
+                "so that where the phrases are in them can't be told; the boxes stay."
+            )
+            return None
         pictures = [part.pictures]
         if len(part.pictures) != run.pictures:  # windows over a batch: each picture by itself
             pictures = [(picture,) for picture in part.pictures]

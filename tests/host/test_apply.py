@@ -483,6 +483,22 @@ class TestAutoLayout:
         _, places = seen(twice)
         assert places == [[[5, 6, 159, 160], [9, 163]]]
 
+    def test_texts_of_an_attention_couple_keep_the_boxes(
+        self, plain: Any, apply: Any, subjects: Any, caplog: Any
+    ) -> None:
+        def coupled(model: Any) -> Any:
+            patched, rows = model.clone(), torch.tensor([0, 1, 1])
+            patched.set_model_attn2_patch(lambda q, c, v, extra: (q[rows], c[rows], v[rows]))
+            patched.set_model_attn2_output_patch(
+                lambda out, extra: torch.stack((out[0], (out[1] + out[2]) / 2))
+            )
+            return patched
+
+        auto = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=self.PROMPT_TOKENS)
+        followed, boxes = apply(plain, auto), apply(plain, subjects(LEFT, RIGHT))
+        assert_same(sample(guide(coupled(followed))), sample(guide(coupled(boxes))))
+        assert caplog.text.count("texts of its own") == 1
+
     def test_a_sampler_of_fewer_steps_says_that_the_boxes_stay(
         self, plain: Any, apply: Any, subjects: Any, caplog: Any
     ) -> None:

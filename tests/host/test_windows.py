@@ -185,6 +185,9 @@ class TestRows:
         guider.inner_set_conds({"text": cond(POSITIVE)})
         sample(guider)
         assert caplog.text.count("no subject was drawn. The guider has 'text'.") == 1
+        caplog.clear()
+        sample(guide(apply(plain, subjects(LEFT))), sigmas=torch.tensor([8.0]))  # no steps
+        assert not caplog.text
 
     @pytest.mark.parametrize("first", ["ours", "regions"])
     def test_regions_that_insert_rows_in_place(
