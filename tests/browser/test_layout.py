@@ -125,6 +125,27 @@ def test_the_editor_shows_what_undo_brought_back(ui: Ui) -> None:
     assert ui.subjects[0]["box"] != TWO[0]["box"]
 
 
+def test_an_undo_in_the_frame_of_the_edit(ui: Ui) -> None:
+    """A new row is put into the history some frames later; the undo must not get lost."""
+    ui.still()
+    ui.capture()
+    ui.element("canvas").evaluate(
+        """(canvas, [from, to]) => {
+            const at = (name, [clientX, clientY]) => canvas.dispatchEvent(new PointerEvent(name, {
+                pointerId: 7, isPrimary: true, bubbles: true, button: 0, clientX, clientY }));
+            canvas.setPointerCapture = () => {};
+            canvas.focus();
+            at('pointerdown', from);
+            at('pointermove', to);
+            at('pointerup', to);
+            canvas.dispatchEvent(
+                new KeyboardEvent('keydown', { key: 'z', ctrlKey: true, bubbles: true }));
+        }""",
+        [list(ui.at(0.46, 0.05)), list(ui.at(0.54, 0.2))],
+    )
+    ui.until(lambda: ui.subjects == TWO and ui.element("li").count() == 2)
+
+
 def test_snapping_and_cells(ui: Ui) -> None:
     """Boxes on cells' edges cover just those cells, by the rule of the server."""
     from msd_core.layout import box_coverage

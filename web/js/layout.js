@@ -115,16 +115,30 @@ function endUndoStep() {
   else tracker?.checkState(); // its name in older front ends
 }
 
+const held = new Set(); // ends of the undo steps that are held
+
 /** Make one undo step of what happens within the next frames: the host moves links and grows nodes. */
 function holdUndoStep() {
   const tracker = changeTracker();
   if (!tracker || app.configuringGraph) return;
   tracker.beforeChange();
-  afterFrames(4, () => {
+  const end = () => {
+    if (!held.delete(end)) return;
     if (changeTracker() === tracker) tracker.afterChange();
     else tracker.changeCount--; // another workflow is open by now
-  });
+  };
+  held.add(end);
+  afterFrames(4, end);
 }
+
+// The host undoes in the frame after the key: what is held must be in its history by then.
+window.addEventListener(
+  "keydown",
+  (event) => {
+    if ((event.ctrlKey || event.metaKey) && /^[zy]$/i.test(event.key)) for (const end of held) end();
+  },
+  true,
+);
 
 /**
  * The element that the host puts on the screen, with an editor in it. Nodes 2.0 keeps the one that it
