@@ -19,6 +19,7 @@ from microworld.server import Server
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else the templates open over everything
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode"],  # else a tour of apps does
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,  # no draft comes back over what a test loads
 }

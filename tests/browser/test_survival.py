@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
-from ui import FRAME, SETTING, TWO, Ui, of_type, subject, workflow
+from ui import SETTING, TWO, Ui, of_type, subject, workflow
 
 from microworld.server import Server
 
@@ -235,10 +235,6 @@ def test_app_mode(ui: Ui) -> None:
     saved["extra"]["linearMode"] = True
     saved["extra"]["linearData"] = {"inputs": [[layout, "layout"]], "outputs": [image]}
     ui.page.evaluate("async saved => { await app.loadGraphData(saved) }", saved)
-    tour = ui.page.get_by_role("button", name="Skip", exact=True)
-    ui.until(lambda: tour.count() or ui.page.evaluate(FRAME))
-    if tour.count():  # newer front ends offer one, over everything
-        tour.click()
     ui.drag((0.25, 0.5), (0.3, 0.6))
     assert ui.element("canvas").evaluate("e => !e.closest('.graph-canvas-container')")
     ui.shot("app mode")

@@ -18,6 +18,7 @@ REPOSITORIES = {
     "COMFY_COUPLE": "Danand/ComfyUI-ComfyCouple",
     "TOOLING_NODES": "Acly/comfyui-tooling-nodes",
     "TILED_DIFFUSION": "shiimizu/ComfyUI-TiledDiffusion",
+    "ANIMATEDIFF": "Kosinkadink/ComfyUI-AnimateDiff-Evolved",
     "MS_DIFFUSION": "MS-Diffusion/MS-Diffusion",
 }
 TOKEN = 2048  # channels of SDXL's text, by which IPAdapter_plus knows an adapter for it

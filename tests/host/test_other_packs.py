@@ -34,8 +34,8 @@ HEAD = """# Packs of others on the same attentions
 
 Written by `tests/host/test_other_packs.py` (`UPDATE_DOCS=1`), which loads checkouts of the packs as
 the host loads them (the environment variables `IPADAPTER_PLUS`, `COMFYUI_PPM`, `COMFY_COUPLE`,
-`TOOLING_NODES` and `TILED_DIFFUSION` name the folders) and runs each row in the real host, on a
-tiny model with SDXL's 70 cross-attentions. In every row:
+`TOOLING_NODES`, `TILED_DIFFUSION` and `ANIMATEDIFF` name the folders) and runs each row in the real
+host, on a tiny model with SDXL's 70 cross-attentions. In every row:
 
 - the order of the nodes in the graph doesn't matter, and each changes the picture further;
 - at the first cross-attention of a run, what they add is the sum of what each adds alone, and MSD
@@ -43,7 +43,8 @@ tiny model with SDXL's 70 cross-attentions. In every row:
 - MSD Apply at weight 0 leaves the picture without it as it is, bit by bit.
 
 With Tiled Diffusion each tile sees its part of the layout; there what a tile's first attention adds
-has nothing to be summed with.
+has nothing to be summed with. In AnimateDiff-Evolved's context windows, without a motion module,
+each picture of a batch is the same as without windows, with boxes and with auto layout.
 
 | beside MSD Apply | of |
 | --- | --- |
@@ -57,7 +58,7 @@ found: dict[str, str] = {}
 @pytest.fixture(scope="module", autouse=True)
 def page() -> Iterator[None]:
     yield
-    if len(found) == len(PARTNERS):
+    if len(found) == len(PARTNERS) + 1:
         keep_page("other_packs.md", HEAD, [f"| {name} | {of} |" for name, of in found.items()])
 
 
@@ -198,3 +199,26 @@ def test_subjects_between_two_ipadapters(
     use_pack("IPADAPTER_PLUS")
     between = SECOND(registry, ours(FIRST(registry, model)))
     assert_same(picture(between), picture(ours(two_ipadapters(registry, model))))
+
+
+@pytest.mark.parametrize("auto", [None, (0.5, 1)])
+def test_context_windows_over_pictures(
+    registry: Any, pack: Any, plain: Any, apply: Any, subjects: Any, use_pack: Any, auto: Any
+) -> None:
+    """Each picture follows its own maps, whatever window it stands in."""
+    of = use_pack("ANIMATEDIFF")
+    tokens = ((5, 6), (9,)) if auto else ()
+    given = subjects(LEFT, RIGHT, auto=auto, prompt_tokens=tokens)
+
+    def windowed(model: Any) -> Any:
+        (windows,) = run_node(registry, "ADE_StandardStaticContextOptions", 2, 0)
+        node = "ADE_UseEvolvedSampling"
+        return run_node(registry, node, model, "use existing", context_options=windows)[0]
+
+    expected = sample(guide(apply(plain, given)), batch=4)
+    for model in (windowed(apply(plain, given)), apply(windowed(plain), given)):
+        watched, calls = with_watch(model, POSITIVE)
+        assert_same(sample(guide(watched), batch=4), expected)
+        assert [len(rows) for rows, _ in calls] == [4] * 6  # two pictures of four, twice a step
+        assert_only_positive_rows_changed(calls)
+    found["AnimateDiff-Evolved, context windows over pictures"] = of
