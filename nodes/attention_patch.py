@@ -172,9 +172,9 @@ class SubjectAttentionPatch:
             run.sigma_range = self._sigma_range(executor.class_obj)
             run.pictures = max((picture for _, picture, _ in rows), default=0) + 1
         calls = _calls.get()
-        run.saw_positive = run.saw_positive or False
-        if any(conditioning.positive is not None for conditioning, _, _ in rows):
-            run.saw_positive = True
+        positive = any(conditioning.positive is not None for conditioning, _, _ in rows)
+        run.saw_positive = bool(run.saw_positive or positive)
+        if positive:
             acts = _acts(run, self.branch, options)
             # Auto layout looks on from the first step, also while the subjects don't act yet.
             if acts or self.branch.subjects.auto_layout is not None:
