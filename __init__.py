@@ -11,7 +11,7 @@ from .nodes.crop_subjects import MSDCropSubjects
 from .nodes.encode_references import MSDEncodeReferences
 from .nodes.folder_name import warn_of_folder_name
 from .nodes.ground_references import MSDGroundReferences
-from .nodes.layout import MSDLayout
+from .nodes.layout.node import MSDLayout
 from .nodes.load_adapter import MSDLoadAdapter
 
 WEB_DIRECTORY = "./web"

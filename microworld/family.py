@@ -18,9 +18,9 @@ host_args.cpu = not torch.cuda.is_available()  # before the host looks for a GPU
 
 from microworld.host_pack import MARK, UNET_HEAD_WIDTH  # noqa: E402
 from msd_core import MSAdapter  # noqa: E402
-from msd_core.adapter import Projection  # noqa: E402
-from msd_core.resampler import GroundingResampler  # noqa: E402
-from msd_core.sdxl import cross_attentions  # noqa: E402
+from msd_core.adapters.projections import Projection  # noqa: E402
+from msd_core.adapters.resampler import GroundingResampler, ResamplerSizes  # noqa: E402
+from msd_core.models.unet import cross_attentions  # noqa: E402
 
 TEXT_WIDTH, TEXT_LAYERS = 64, 3  # each of the two text encoders
 VISION = {"width": 64, "layers": 4, "image_size": 64, "patch_size": 8, "heads": 4}
@@ -141,7 +141,7 @@ def adapter(model: nn.Module) -> MSAdapter:
         for attention in attentions
     }
     tokens = torch.randn(1, 4, 2 * TEXT_WIDTH)
-    return MSAdapter(GroundingResampler(**RESAMPLER), projections, tokens, RESAMPLER["dim_head"])
+    return MSAdapter(GroundingResampler(ResamplerSizes(**RESAMPLER)), projections, tokens)
 
 
 def text_weights(encoder: nn.Module, ids: Tensor) -> dict[str, Tensor]:

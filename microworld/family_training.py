@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from microworld.scenes import BACKGROUNDS, COLOURS, MOST, SHAPES, SIZES, TEXTURES
 from msd_core import MSAdapter
-from msd_core.attention import subject_attention
-from msd_core.auto_layout import AutoLayout
-from msd_core.layout import box_coverage
-from msd_core.resampler import FOURIER_WIDTH, GroundingResampler
-from msd_core.sdxl import cross_attentions
+from msd_core.adapters.resampler import FOURIER_WIDTH, GroundingResampler
+from msd_core.attention.phrase_maps import AutoLayout
+from msd_core.attention.subjects import split_heads, subject_attention, subject_mask
+from msd_core.coverage import box_coverage
+from msd_core.models.unet import cross_attentions
 
 PREFIXES = ("", "", "a photo of ", "best quality, high quality, ")
 NEGATIVES = ("", "", "monochrome, lowres, bad anatomy, worst quality, low quality, blurry")
@@ -193,7 +193,7 @@ class Family(nn.Module):
         """[n, MOST * T, C]; zeros for subjects that are not there."""
         present, resampler = guidance.present, self.adapter.resampler
         if not guidance.phrases:
-            count = MOST * self.adapter.image_token_count
+            count = MOST * resampler.sizes.num_queries
             return torch.zeros(len(present), count, self.context_width, device=self.device)
         words = sorted(set(guidance.phrases))
         tokens = resampler(
@@ -280,7 +280,9 @@ class Family(nn.Module):
                 layout = AutoLayout(threshold=0.5)
                 layout.add(look_at(seen.detach(), followed))
                 coverage = torch.where(followed.any(-1, True), layout.coverage(), coverage)
-                return text + subject_attention(q, key, value, coverage, heads)
+                mask = subject_mask(coverage, key.shape[1] // coverage.shape[1], q.dtype)
+                keys_values = split_heads(key, heads), split_heads(value, heads)
+                return text + subject_attention(q, *keys_values, mask)
 
             return attend
 

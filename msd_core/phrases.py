@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 CHUNK = 77  # tokens that CLIP reads at once; longer texts are several in a row
@@ -75,6 +76,24 @@ def phrase_positions(
         ):
             found += moved
     return tuple(found)
+
+
+def token_weights(positions: Sequence[Sequence[int]], length: int, own_length: int) -> Tensor:
+    """What `phrase_maps` multiplies the text's probabilities by to get each phrase's mean.
+
+    Args:
+        positions: those of each phrase in the text, () for one that isn't in it.
+        length: K, tokens of the text as the attention sees it: a host may repeat a text to the
+            length of its neighbours in the batch.
+        own_length: tokens of the text itself.
+    Returns:
+        [K, S]: 1 / (the phrase's tokens) at each of its tokens in each copy, 0 elsewhere.
+    """
+    weights = torch.zeros(length, len(positions))
+    for n, of_phrase in enumerate(positions):
+        for position in of_phrase:
+            weights[position::own_length, n] = 1 / len(of_phrase)
+    return weights
 
 
 def _same(tokens: Tensor, others: Tensor) -> bool:

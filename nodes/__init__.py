@@ -1,2 +1,2 @@
-"""The rooms that know the host: each turns host values into the core's, calls the core, and hands
-its result back in the host's form."""
+"""All that knows the host: each node turns host values into the core's, calls the core, and returns
+its result in the host's form."""

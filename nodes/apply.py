@@ -1,25 +1,23 @@
 """MSDApply: masked multi-subject attention on a MODEL."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
+from torch import Tensor, nn
 
-from ..msd_core import MSAdapter
-from ..msd_core.sdxl import check_fit, cross_attentions
-from .attention_patch import SubjectAttentionPatch
-from .image_branch import ImageBranch
+from ..msd_core.adapters.family import Adapter
+from ..msd_core.attention.subjects import weighted_values
+from ..msd_core.models.unet import CrossAttention, check_fit, cross_attentions, module_shapes
+from .sampling.image_branch import ImageBranch
+from .sampling.unet_patch import SubjectAttentionPatch
 from .subjects import MSDAdapterType, MSDSubjects, Subject, Subjects
 
-
-def _where(subject: Subject) -> Subject:
-    """Of a subject only what says where it goes: the model shall not keep its photos."""
-    return replace(
-        subject, photos=torch.empty(0), photo_masks=None, features=None, image_tokens=None
-    )
+logger = logging.getLogger(__name__)
 
 
 class MSDApply(io.ComfyNode):
@@ -77,8 +75,8 @@ class MSDApply(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        adapter: Any,
+        model: ModelPatcher,
+        adapter: ModelPatcher,
         subjects: Subjects,
         weight: float = 0.6,
         start_percent: float = 0.0,
@@ -88,74 +86,94 @@ class MSDApply(io.ComfyNode):
         weights = [weight * subject.weight for subject in subjects.subjects]
         if not any(weights):
             return io.NodeOutput(patched)
-        ms_adapter: MSAdapter = adapter.model
-        photo_tokens = []  # [T, C] of each photo of each subject
-        owners, token_weights = [], []
-        for index, (subject, subject_weight) in enumerate(
-            zip(subjects.subjects, weights, strict=True)
-        ):
-            if subject.image_tokens is None:
-                raise ValueError(
-                    f"subjects: subject {index + 1} has no image tokens. Put MSD Ground "
-                    "References before this node."
-                )
-            if subject.adapter_digest not in (None, ms_adapter.digest):
-                raise ValueError(
-                    f"subjects: subject {index + 1} was grounded with another adapter than the one "
-                    "connected here. Connect the same Load MS-Diffusion Adapter to MSD Ground "
-                    "References and to this node."
-                )
-            if not any(subject.box) and subjects.auto_layout is None:
-                logging.warning("MSD Apply: subject %d has no box and won't appear.", index + 1)
-            photo_tokens += subject.image_tokens
-            owners += [index] * len(subject.image_tokens)
-            token_weights += [subject_weight] * subject.image_tokens.shape[:2].numel()
-
-        unet = model.get_model_object("diffusion_model")
-        unet = getattr(unet, "_orig_mod", unet)  # what torch.compile has wrapped
-        if not hasattr(unet, "named_modules"):
-            raise ValueError(
-                f"model: its UNet ({type(unet).__name__}) shows no layers, so that its attention "
-                "can't be reached (for example TensorRT's). Load the checkpoint without it."
-            )
-        # From the layers, whose stored weights may be packed.
-        shapes = {
-            f"{name}.weight": (layer.out_features, layer.in_features)
-            for name, layer in unet.named_modules()
-            if name.endswith("attn2.to_k") and hasattr(layer, "out_features")
-        }
-        attentions = cross_attentions(shapes)
-        if not attentions:
-            raise ValueError(
-                f"model: expected an SDXL UNet, got {type(unet).__name__} without SDXL's text "
-                "cross-attentions (a model of another family, as Flux or SD3). Load an SDXL "
-                "checkpoint."
-            )
-        sizes = [(p.to_k_ip.out_features, p.to_k_ip.in_features) for p in ms_adapter.projections]
+        family: Adapter = adapter.model
+        attentions = _cross_attentions(model)
         try:
-            check_fit(attentions, sizes)
+            check_fit(attentions, family.layers)
         except ValueError as error:
             raise ValueError(f"adapter: it doesn't fit this model: {error}.") from error
-
-        comfy.model_management.load_model_gpu(adapter)
-        if (came := photo_tokens[0].shape[-1]) != (wanted := attentions[0].context):
-            raise ValueError(
-                f"subjects: their image tokens are {came} wide, this adapter's are {wanted}. "
-                "Ground them with the adapter that is connected here."
-            )
-        tokens = torch.cat(photo_tokens).to(adapter.load_device, torch.float32)
-        # Weighting the probabilities after the softmax is weighting the values, once.
-        value_weights = torch.tensor(token_weights)[:, None].to(tokens)
-        keys_values = [
-            (key.cpu(), (value * value_weights).cpu())
-            for key, value in ms_adapter.keys_and_values(tokens)
-        ]
+        tokens = _image_tokens(subjects, family, attentions[0].context)
+        indices = [n for n, each in enumerate(tokens) for _ in each]
         branch = ImageBranch(
-            dict(zip((a.block for a in attentions), keys_values, strict=True)),
-            replace(subjects, subjects=tuple(map(_where, subjects.subjects))),
-            owners,
+            dict(
+                zip(
+                    [attention.block for attention in attentions],
+                    _keys_values(adapter, tokens, [weights[n] for n in indices]),
+                    strict=True,
+                )
+            ),
+            family.rule,
+            replace(subjects, subjects=tuple(map(_without_references, subjects.subjects))),
+            indices,
         )
         unique_id = cls.hidden.unique_id if cls.hidden else None
         patch = SubjectAttentionPatch(branch, start_percent, end_percent, unique_id)
         patch.put_on(patched.model_options)
         return io.NodeOutput(patched)
+
+
+def _cross_attentions(model: ModelPatcher) -> list[CrossAttention]:
+    """The text cross-attentions of a MODEL's UNet, in the order of adapter files."""
+    unet = model.get_model_object("diffusion_model")
+    unet = getattr(unet, "_orig_mod", unet)  # what torch.compile has wrapped
+    if not isinstance(unet, nn.Module):
+        raise ValueError(
+            f"model: its UNet ({type(unet).__name__}) shows no layers, so that its attention "
+            "can't be reached (for example TensorRT's). Load the checkpoint without it."
+        )
+    attentions = cross_attentions(module_shapes(unet))
+    if not attentions:
+        raise ValueError(
+            f"model: expected an SDXL UNet, got {type(unet).__name__} without SDXL's text "
+            "cross-attentions (a model of another family, as Flux or SD3). Load an SDXL "
+            "checkpoint."
+        )
+    return attentions
+
+
+def _image_tokens(subjects: Subjects, family: Adapter, width: int) -> list[Tensor]:
+    """[n, T, C] of each subject, checked to be the adapter's, which are `width` wide."""
+    tokens = []
+    for number, subject in enumerate(subjects.subjects, 1):
+        if subject.image_tokens is None:
+            raise ValueError(
+                f"subjects: subject {number} has no image tokens. Put MSD Ground References before "
+                "this node."
+            )
+        if subject.adapter_digest not in (None, family.digest):
+            raise ValueError(
+                f"subjects: subject {number} was grounded with another adapter than the one "
+                "connected here. Connect the same Load MS-Diffusion Adapter to MSD Ground "
+                "References and to this node."
+            )
+        if (got := subject.image_tokens.shape[-1]) != width:
+            raise ValueError(
+                f"subjects: their image tokens are {got} wide, this adapter's are {width}. Ground "
+                "them with the adapter that is connected here."
+            )
+        if not any(subject.box) and subjects.auto_layout is None:
+            logger.warning("MSD Apply: subject %d has no box and won't appear.", number)
+        tokens.append(subject.image_tokens)
+    return tokens
+
+
+def _keys_values(
+    adapter: ModelPatcher, tokens: Sequence[Tensor], weights: Sequence[float]
+) -> list[tuple[Tensor, Tensor]]:
+    """Key and value [K, width] of each cross-attention on the CPU, for all image tokens; weights:
+    of each set of them."""
+    comfy.model_management.load_model_gpu(adapter)
+    family: Adapter = adapter.model
+    every = torch.cat(tuple(tokens)).flatten(0, 1).to(adapter.load_device, torch.float32)
+    scales = torch.tensor(weights)
+    return [
+        (key.cpu(), weighted_values(value, scales).cpu())
+        for key, value in family.keys_and_values(every)
+    ]
+
+
+def _without_references(subject: Subject) -> Subject:
+    """A subject's phrase and layout alone: the model shouldn't hold on to its references."""
+    return replace(
+        subject, references=torch.empty(0), reference_masks=None, features=None, image_tokens=None
+    )

@@ -1,4 +1,4 @@
-"""Whether the layout and the sampled latent have the same aspect."""
+"""Whether the layout and the sampled latent have the same aspect ratio."""
 
 from .node_text import show_warnings
 
@@ -25,7 +25,7 @@ def warn_of_aspect(
     if not 1 / MAX_STRETCH < stretch < MAX_STRETCH:
         warnings.append(
             f"the layout is {width} x {height} pixels, the sampled latent {w * LATENT_PIXELS} x "
-            f"{h * LATENT_PIXELS}, so that the boxes are stretched. Set width and height of MSD "
+            f"{h * LATENT_PIXELS}, so the boxes are stretched. Set width and height of MSD "
             "Layout to the latent's, or, where it is a crop, crop the subjects with MSD Crop "
             "Subjects."
         )

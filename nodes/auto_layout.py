@@ -4,15 +4,17 @@ import logging
 import re
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import comfy.sd1_clip
+from comfy.sd import CLIP
 from comfy_api.latest import io, ui
-from server import PromptServer
 from torch import Tensor
 
 from ..msd_core.phrases import phrase_span
-from .subjects import SHOWS_OUTPUT, AutoLayoutSettings, MSDSubjects, Subjects
+from .node_text import SHOWS_OUTPUT, show_text
+from .subjects import AutoLayoutSettings, MSDSubjects, Subjects
+
+logger = logging.getLogger(__name__)
 
 _EMBEDDING = re.compile(r"(?<!\S)embedding:[^\s,]+")
 
@@ -35,8 +37,8 @@ class MSDAutoLayout(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    tooltip="The positive prompt, as it is encoded. Each subject's phrase must "
-                    "stand in it; a phrase given twice is looked for twice.",
+                    tooltip="The positive prompt, as it is encoded. It must contain each subject's "
+                    "phrase, and one that two subjects share twice.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -44,8 +46,8 @@ class MSDAutoLayout(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How strongly a place must look at the phrase. Raising it makes the "
-                    "subjects' places smaller.",
+                    tooltip="How strongly a part of the picture must respond to the phrase to be "
+                    "the subject's. Raising it makes the subjects smaller.",
                 ),
                 io.Int.Input(
                     "start_step",
@@ -66,52 +68,51 @@ class MSDAutoLayout(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip: Any,
+        clip: CLIP,
         subjects: Subjects,
         prompt: str,
         threshold: float = 0.5,
         start_step: int = 5,
     ) -> io.NodeOutput:
         seen: Counter[str] = Counter()
-        placed, report = [], []
+        found, report = [], []
         for number, subject in enumerate(subjects.subjects, 1):
-            places: tuple[int, ...] = ()
+            positions: tuple[int, ...] = ()
             try:
-                places = prompt_places(clip, subject.phrase, prompt, seen[subject.phrase])
+                positions = token_positions(clip, subject.phrase, prompt, seen[subject.phrase])
                 report.append(f"Subject {number}: follows {subject.phrase!r}.")
             except LookupError as reason:
                 report.append(f"Subject {number}: {reason.args[0]}; keeps its box.")
-                logging.warning("MSD Auto Layout: %s", report[-1])
+                logger.warning("MSD Auto Layout: %s", report[-1])
             seen[subject.phrase] += 1
-            placed.append(replace(subject, prompt_tokens=places))
+            found.append(replace(subject, token_positions=positions))
         if start_step > 1:
             report.append(
                 f"From step {start_step} of each sampler on; one with fewer steps keeps the boxes."
             )
-        texts = encode_prompt(clip, prompt) if any(s.prompt_tokens for s in placed) else None
-        settings, said = AutoLayoutSettings(threshold, start_step, texts), "\n".join(report)
-        if cls.hidden and cls.hidden.unique_id:  # shown on the node
-            PromptServer.instance.send_progress_text(said, cls.hidden.unique_id)
-        followed = replace(subjects, subjects=tuple(placed), auto_layout=settings)
-        return io.NodeOutput(followed, ui=ui.PreviewText(said))
+        texts = encode_prompt(clip, prompt) if any(s.token_positions for s in found) else None
+        settings, text = AutoLayoutSettings(threshold, start_step, texts), "\n".join(report)
+        show_text(text, cls.hidden.unique_id if cls.hidden else None)
+        subjects = replace(subjects, subjects=tuple(found), auto_layout=settings)
+        return io.NodeOutput(subjects, ui=ui.PreviewText(text))
 
 
-def encode_prompt(clip: Any, prompt: str) -> tuple[Tensor, ...]:
+def encode_prompt(clip: CLIP, prompt: str) -> tuple[Tensor, ...]:
     """[P, C] of the encoded prompt, the channels of SDXL's first text encoder, whose tokens
-    `prompt_places` counts; several where hooks schedule the encoder's weights."""
+    `token_positions` counts; several where hooks schedule the encoder's weights."""
     width = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight.shape[1]
     encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     return tuple(text[0, :, :width].float().cpu() for text, _ in encoded)
 
 
-def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple[int, ...]:
-    """Places of a phrase's tokens in the encoded prompt, over all its chunks.
+def token_positions(clip: CLIP, phrase: str, prompt: str, occurrence: int) -> tuple[int, ...]:
+    """Positions of a phrase's tokens in the encoded prompt, over all its chunks.
 
     The prompt's weights "(dog:1.2)" and embeddings don't count as words of it. `occurrence` as in
     `phrase_span`.
 
     Raises:
-        LookupError: the phrase isn't there; says why.
+        LookupError: the phrase isn't in it; says why.
     """
     if not phrase:
         raise LookupError("it has no phrase")
@@ -127,14 +128,14 @@ def prompt_places(clip: Any, phrase: str, prompt: str, occurrence: int) -> tuple
     start, end = phrase_span(tokenizer, phrase, plain, occurrence)
     if end == 0:
         raise LookupError(f"{phrase!r} is not in the prompt")
-    places, tokens, offset = [], [], 0
+    positions, tokens, offset = [], [], 0
     for chunk in clip.tokenize(prompt, return_word_ids=True)["l"]:
-        for place, (token, _, word) in enumerate(chunk, offset):
+        for position, (token, _, word) in enumerate(chunk, offset):
             if word and isinstance(token, int):  # 0: begin, end and padding; embeddings: tensors
-                places.append(place)
+                positions.append(position)
                 tokens.append(token)
         offset += len(chunk)
     if tokens != tokenizer(plain, add_special_tokens=False)["input_ids"]:
         # Weights inside a word: the encoder saw other tokens than the text has.
-        raise LookupError("the prompt has weights inside a word, so that places can't be counted")
-    return tuple(places[start - 1 : end - 1])
+        raise LookupError("the prompt has weights inside a word, so its tokens can't be counted")
+    return tuple(positions[start - 1 : end - 1])

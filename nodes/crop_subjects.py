@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..msd_core.layout import crop_box
+from ..msd_core.coverage import crop_box, crop_mask
 from .subjects import MSDSubjects, Subject, Subjects
 
 _IN = "of the part, in pixels of MSD Layout's picture."
@@ -48,9 +47,8 @@ class MSDCropSubjects(io.ComfyNode):
         def cropped(subject: Subject) -> Subject:
             region = subject.region
             if region is not None:
-                whole = F.interpolate(region[None, None], (h, w), mode="area")
-                region = whole[0, 0, y : y + height, x : x + width]
+                region = crop_mask(region, (h, w), (x, y, x + width, y + height))
             return replace(subject, box=crop_box(subject.box, part), region=region)
 
-        made = tuple(map(cropped, subjects.subjects))
-        return io.NodeOutput(replace(subjects, subjects=made, size=(width, height)))
+        shown = tuple(map(cropped, subjects.subjects))
+        return io.NodeOutput(replace(subjects, subjects=shown, size=(width, height)))

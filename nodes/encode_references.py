@@ -1,51 +1,53 @@
-"""MSDEncodeReferences: photos -> image features (METHOD: picture -> 512 x 512 -> encoder size)."""
+"""MSDEncodeReferences: references -> image features (docs/method.md, "Reference encoding")."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import repeat
 
 import comfy.utils
-import numpy as np
 import torch
+from comfy.clip_vision import ClipVisionModel
 from comfy_api.latest import io
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .subjects import Kept, MSDSubjects, Subject, Subjects
+from .images import to_pil, to_tensor
+from .memo import Memo
+from .subjects import MSDSubjects, Subject, Subjects
 
 # The research code stretches every reference to this before the encoder's own resizing.
 PUBLISHED_SIZE = 512
 _BACKGROUNDS = {"black": 0, "grey": 128}
-_kept = Kept()
+_memo = Memo[ClipVisionModel]()
 
 
-def prepare_photo(
-    photo: Tensor, mask: Tensor | None, fit: str, background: str, size: int
+def prepare_reference(
+    reference: Tensor, mask: Tensor | None, fit: str, background: str, size: int
 ) -> Tensor:
-    """One photo as the encoder takes it, in 8-bit steps exactly as PIL resizes it.
+    """One reference as the encoder takes it, in 8-bit steps exactly as PIL resizes it.
 
     Args:
-        photo: [H, W, 3] in 0..1. mask: [H, W], where the subject is, or None.
+        reference: [H, W, 3] in 0..1. mask: [H, W], where the subject is, or None.
         fit: "stretch" (published), "crop" or "pad" to a square.
         background: "black" (published), "grey" or "keep", outside the mask.
         size: pixels of the encoder's edge.
     Returns:
         [size, size, 3] in 0..1
     """
-    picture = Image.fromarray((photo * 255).round().byte().cpu().numpy())
+    image = to_pil(reference)
     level = _BACKGROUNDS.get(background, 0)
     if mask is not None and background != "keep":
-        fill = Image.new("RGB", picture.size, (level,) * 3)
-        picture = Image.composite(
-            picture, fill, Image.fromarray((mask * 255).round().byte().cpu().numpy())
-        )
+        fill = Image.new("RGB", image.size, (level,) * 3)
+        image = Image.composite(image, fill, to_pil(mask))
     if fit == "crop":
-        edge = min(picture.size)
-        picture = ImageOps.fit(picture, (edge, edge), Image.Resampling.BICUBIC)
+        edge = min(image.size)
+        image = ImageOps.fit(image, (edge, edge), Image.Resampling.BICUBIC)
     elif fit == "pad":
-        edge = max(picture.size)
-        picture = ImageOps.pad(picture, (edge, edge), color=(level,) * 3)
+        edge = max(image.size)
+        image = ImageOps.pad(image, (edge, edge), color=(level,) * 3)
     for edge in (PUBLISHED_SIZE, size):
-        picture = picture.resize((edge, edge), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+        image = image.resize((edge, edge), Image.Resampling.BICUBIC)
+    return to_tensor(image)
 
 
 class MSDEncodeReferences(io.ComfyNode):
@@ -55,7 +57,7 @@ class MSDEncodeReferences(io.ComfyNode):
             node_id="MSDEncodeReferences",
             display_name="MSD Encode References",
             category="MS-Diffusion",
-            description="Look at the reference photos of each subject with CLIP vision.",
+            description="Look at the references of each subject with CLIP vision.",
             search_aliases=["ms diffusion", "reference encoding", "clip vision"],
             inputs=[
                 io.ClipVision.Input(
@@ -68,22 +70,22 @@ class MSDEncodeReferences(io.ComfyNode):
                     "fit",
                     options=["stretch", "crop", "pad"],
                     default="stretch",
-                    tooltip="How a photo becomes square: stretch it (as the method was trained), "
-                    "crop its middle, or pad it.",
+                    tooltip="How a reference becomes square: stretch it (as the method was "
+                    "trained), crop its middle, or pad it.",
                 ),
                 io.Combo.Input(
                     "background",
                     options=["black", "grey", "keep"],
                     default="black",
-                    tooltip="What replaces the photo outside its reference mask: black (as the "
-                    "method was trained), grey, or nothing. Without a mask the photo stays.",
+                    tooltip="What replaces a reference outside its mask: black (as the method was "
+                    "trained), grey, or nothing. Without a mask the reference stays whole.",
                 ),
                 io.Combo.Input(
                     "several_photos",
                     options=["average", "concatenate"],
                     default="average",
-                    tooltip="Several photos of one subject: average their features, or give each "
-                    "photo image tokens of its own (as if the subject were there twice).",
+                    tooltip="Several references of one subject: average their features, or give "
+                    "each its own image tokens (as if the subject were there twice).",
                     advanced=True,
                 ),
             ],
@@ -98,7 +100,7 @@ class MSDEncodeReferences(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip_vision: object,
+        clip_vision: ClipVisionModel,
         subjects: Subjects,
         fit: str = "stretch",
         background: str = "black",
@@ -115,24 +117,24 @@ class MSDEncodeReferences(io.ComfyNode):
         return io.NodeOutput(replace(subjects, subjects=tuple(encoded)))
 
 
-def _features(clip_vision: object, subject: Subject, fit: str, background: str) -> Tensor:
-    """[n, P, E] of a subject's n photos: the hidden state of the last layer but one."""
-    masks = subject.photo_masks if subject.photo_masks is not None else [None] * len(subject.photos)
-    size: int = clip_vision.image_size  # type: ignore[attr-defined]
-    pictures = [
-        prepare_photo(photo, mask, fit, background, size)
-        for photo, mask in zip(subject.photos, masks, strict=True)
-    ]
-    prepared = torch.stack(pictures)
-    return _kept.get(clip_vision, prepared, make=lambda: _encode(clip_vision, prepared))
+def _features(clip_vision: ClipVisionModel, subject: Subject, fit: str, background: str) -> Tensor:
+    """[n, P, E] of a subject's n references: the hidden state of the last layer but one."""
+    masks: Iterable[Tensor | None] = repeat(None)
+    if subject.reference_masks is not None:
+        masks = subject.reference_masks
+    size = clip_vision.image_size
+    pairs = zip(subject.references, masks, strict=False)
+    prepared = torch.stack([prepare_reference(r, m, fit, background, size) for r, m in pairs])
+    return _memo.get(clip_vision, prepared, compute=lambda: _encode(clip_vision, prepared))
 
 
-def _encode(clip_vision: object, pictures: Tensor) -> Tensor:
-    output = clip_vision.encode_image(pictures, crop=False)  # type: ignore[attr-defined]
+def _encode(clip_vision: ClipVisionModel, references: Tensor) -> Tensor:
+    output = clip_vision.encode_image(references, crop=False)
     features = output["penultimate_hidden_states"]
     if features is None:
         raise ValueError(
-            "clip_vision: this encoder gives no hidden states. Load CLIP-ViT-bigG-14 in "
-            "Load CLIP Vision."
+            "clip_vision: this encoder gives no hidden states. Load the CLIP vision model that "
+            "the adapter was trained with in Load CLIP Vision; CLIP-ViT-bigG-14 for the released "
+            "one."
         )
     return features.float()

@@ -4,18 +4,22 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..msd_core import MSAdapter
-from .subjects import Kept, MSDAdapterType, MSDSubjects, Subjects
+from ..msd_core.adapters.family import IMAGE_ENCODERS, Adapter, Needs
+from .memo import Memo
+from .subjects import MSDAdapterType, MSDSubjects, Subjects
 
-_kept = Kept()
-_ENCODERS = {1664: "CLIP-ViT-bigG-14", 1280: "CLIP-ViT-H-14", 1024: "CLIP-ViT-L-14"}
+logger = logging.getLogger(__name__)
+
+_tokens = Memo[ModelPatcher]()
+_phrases = Memo[CLIP]()
 
 
 class MSDGroundReferences(io.ComfyNode):
@@ -25,7 +29,7 @@ class MSDGroundReferences(io.ComfyNode):
             node_id="MSDGroundReferences",
             display_name="MSD Ground References",
             category="MS-Diffusion",
-            description="Tell each reference its phrase and its place (grounding tokens).",
+            description="Turn each subject's features, phrase and box into image tokens.",
             search_aliases=["ms diffusion", "grounding", "resampler"],
             inputs=[
                 MSDAdapterType.Input("adapter", tooltip="Adapter from Load MS-Diffusion Adapter."),
@@ -49,53 +53,60 @@ class MSDGroundReferences(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, adapter: Any, clip: Any, subjects: Subjects, use_grounding: bool = True
+        cls, adapter: ModelPatcher, clip: CLIP, subjects: Subjects, use_grounding: bool = True
     ) -> io.NodeOutput:
-        model: MSAdapter = adapter.model
-        features = [subject.features for subject in subjects.subjects]
-        for number, feature in enumerate(features, 1):
-            _check_features(feature, model.feature_width, number)
+        family: Adapter = adapter.model
+        features = [
+            _checked_features(subject.features, family.needs, number)
+            for number, subject in enumerate(subjects.subjects, 1)
+        ]
         for number, subject in enumerate(subjects.subjects, 1):
             if use_grounding and not subject.phrase:
-                logging.warning("MSD Ground References: subject %d has no phrase.", number)
+                logger.warning("MSD Ground References: subject %d has no phrase.", number)
         phrases = phrase_embeds(clip, [subject.phrase for subject in subjects.subjects])
-        if phrases.shape[-1] != model.phrase_width:
+        if phrases.shape[-1] != family.needs.phrase_width:
             raise ValueError(
                 f"clip: its first text encoder is {phrases.shape[-1]} wide, the adapter needs "
-                f"{model.phrase_width}. Connect the CLIP of an SDXL checkpoint."
+                f"{family.needs.phrase_width}. Connect the CLIP of an SDXL checkpoint."
             )
         grounded = []
         for subject, feature, phrase in zip(subjects.subjects, features, phrases, strict=True):
-            photos = len(feature)  # type: ignore[arg-type]
             # In float32: at half precision the box's Fourier features lose two decimals.
-            made_from = (
-                feature.float(),  # type: ignore[union-attr]
-                phrase.float().expand(photos, -1),
-                torch.tensor([subject.box] * photos),
-                torch.full((photos,), not use_grounding),
+            inputs = (
+                feature.float(),
+                phrase.float().expand(len(feature), -1),
+                torch.tensor([subject.box] * len(feature)),
             )
-            tokens = _kept.get(adapter, *made_from, make=partial(_ground, adapter, *made_from))
-            grounded.append(replace(subject, image_tokens=tokens, adapter_digest=model.digest))
+            tokens = _tokens.get(
+                adapter, *inputs, str(use_grounding),
+                compute=partial(_image_tokens, adapter, *inputs, use_grounding),
+            )  # fmt: skip
+            grounded.append(replace(subject, image_tokens=tokens, adapter_digest=family.digest))
         return io.NodeOutput(replace(subjects, subjects=tuple(grounded)))
 
 
-def _ground(adapter: Any, *made_from: Tensor) -> Tensor:
+def _image_tokens(
+    adapter: ModelPatcher, features: Tensor, phrases: Tensor, boxes: Tensor, use_grounding: bool
+) -> Tensor:
     comfy.model_management.load_model_gpu(adapter)
-    tokens = adapter.model.resampler(*(x.to(adapter.load_device) for x in made_from))
+    inputs = (x.to(adapter.load_device) for x in (features, phrases, boxes))
+    tokens = adapter.model.image_tokens(*inputs, use_grounding)
     return tokens.to(comfy.model_management.intermediate_device())
 
 
-def phrase_embeds(clip: Any, phrases: Sequence[str]) -> Tensor:
+def phrase_embeds(clip: CLIP, phrases: Sequence[str]) -> Tensor:
     """[S, F]: the pooled output of SDXL's first text encoder (after its final layer norm, at the
     end-of-text token, not projected) for each bare phrase, weights of prompt syntax ignored."""
     if getattr(clip.cond_stage_model, "clip_l", None) is None:
         raise ValueError("clip: it has no CLIP-L. Connect the CLIP of an SDXL checkpoint.")
-    # Kept, so that the text encoder needn't come back to the GPU where only boxes have moved.
+    # Remembered, so that the text encoder needn't return to the GPU where only boxes have moved.
     weights = str(clip.patcher.patches_uuid)
-    return torch.cat([_kept.get(clip, weights, p, make=partial(_embed, clip, p)) for p in phrases])
+    return torch.cat(
+        [_phrases.get(clip, weights, p, compute=partial(_embed, clip, p)) for p in phrases]
+    )
 
 
-def _embed(clip: Any, phrase: str) -> Tensor:
+def _embed(clip: CLIP, phrase: str) -> Tensor:
     encoders = clip.cond_stage_model
     encoders.reset_clip_options()
     try:
@@ -110,15 +121,18 @@ def _embed(clip: Any, phrase: str) -> Tensor:
     return pooled.float()
 
 
-def _check_features(features: Tensor | None, wanted: int, number: int) -> None:
+def _checked_features(features: Tensor | None, needs: Needs, number: int) -> Tensor:
+    """The image features of subject `number`, if they are what an adapter needs."""
     if features is None:
         raise ValueError(
             f"subjects: subject {number} has no image features. Put MSD Encode References between "
             "MSD Layout and this node."
         )
-    if features.shape[-1] != wanted:
-        name, came = (_ENCODERS.get(w, "another encoder") for w in (wanted, features.shape[-1]))
+    if (width := features.shape[-1]) != needs.feature_width:
+        got = IMAGE_ENCODERS.get(width, "another encoder")
         raise ValueError(
-            f"subjects: the adapter needs image features of {name} ({wanted} wide), got those of "
-            f"{came} ({features.shape[-1]} wide). Load {name} in Load CLIP Vision."
+            f"subjects: the adapter needs image features of {needs.image_encoder} "
+            f"({needs.feature_width} wide), got those of {got} ({width} wide). Load "
+            f"{needs.image_encoder} in Load CLIP Vision."
         )
+    return features

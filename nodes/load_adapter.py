@@ -81,7 +81,7 @@ class MSDLoadAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str) -> tuple[str, int, int]:
-        """A file that was replaced on disk is loaded anew."""
+        """A file that was replaced on disk is loaded again."""
         status = os.stat(_adapter_path(adapter))
         return adapter, status.st_mtime_ns, status.st_size
 

@@ -14,10 +14,10 @@ ADDED, TIMES = "added, share of plain", "times MSD Apply's"
 Found = dict[str, dict[str, list[float]]]  # variant -> seconds and so on -> steps, the first first
 # Parts of what MSD Apply adds, by the function that does it.
 PARTS = {
-    "the attention itself": "masked_attention",
-    "places and masks": "_cells",
+    "the attention itself": "subject_attention",
+    "coverage and masks": "_grid_coverage",
     "keys and values": "_keys_values",
-    "auto layout's maps": "_followed",
+    "auto layout's maps": "_follow",
 }
 
 

@@ -99,22 +99,25 @@ def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
     """What MSDApply puts on a model, with random keys and values."""
     kinds, g = module("nodes.subjects"), torch.Generator().manual_seed(1)
     subjects = tuple(
-        kinds.Subject(f"subject {n}", box, 1.0, torch.empty(0), prompt_tokens=(n + 1,))
+        kinds.Subject(f"subject {n}", box, 1.0, torch.empty(0), token_positions=(n + 1,))
         for n, box in enumerate(boxes)
     )
     weights = model.model.diffusion_model.state_dict()
-    attentions = module("msd_core.sdxl").cross_attentions({k: w.shape for k, w in weights.items()})
+    attentions = module("msd_core.models.unet").cross_attentions(
+        {k: w.shape for k, w in weights.items()}
+    )
     keys_values = {}
     for attention in attentions:
         size = (len(boxes) * TOKENS, attention.width)
         pair = torch.randn(size, generator=g), torch.randn(size, generator=g)
         keys_values[attention.block] = pair
-    branch = module("nodes.image_branch").ImageBranch(
+    branch = module("nodes.sampling.image_branch").ImageBranch(
         keys_values,
+        lambda *given: core.subject_attention(*given),  # looked up, so that it can be timed
         kinds.Subjects(subjects, kinds.AutoLayoutSettings(0.5, 2) if auto else None),
         list(range(len(boxes))),
     )
-    return module("nodes.attention_patch").SubjectAttentionPatch(branch, 0.0, 1.0)
+    return module("nodes.sampling.unet_patch").SubjectAttentionPatch(branch, 0.0, 1.0)
 
 
 class Clock:
@@ -181,9 +184,10 @@ def ours(patch: Any) -> Step:
 @contextmanager
 def timed_parts(clock: Clock) -> Iterator[None]:
     """Time the parts of MSD Apply's patch."""
-    hooks, code = module("nodes.attention_patch"), module("nodes.image_branch")
+    hooks, code = module("nodes.sampling.unet_patch"), module("nodes.sampling.image_branch")
+    core = module("msd_core.attention.subjects")
     parts = {**PARTS, "attend": "_attend", "text": "optimized_attention"}
-    owners = (hooks, code, code.ImageBranch)
+    owners = (hooks, code, code.ImageBranch, core)
     places = {
         part: (next(owner for owner in owners if hasattr(owner, name)), name)
         for part, name in parts.items()

@@ -148,7 +148,7 @@ def test_an_undo_in_the_frame_of_the_edit(ui: Ui) -> None:
 
 def test_snapping_and_cells(ui: Ui) -> None:
     """Boxes on cells' edges cover just those cells, by the rule of the server."""
-    from msd_core.layout import box_coverage
+    from msd_core.coverage import box_coverage
 
     width, height = 832, 1216  # 26 x 38 cells: edges that floats can't say
     ui.load(workflow(subjects=[], width=width, height=height))

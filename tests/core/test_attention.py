@@ -6,14 +6,21 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd_core.attention import phrase_maps, subject_attention
-from msd_core.auto_layout import AutoLayout
+from msd_core.attention.covered import covered_queries
+from msd_core.attention.phrase_maps import AutoLayout, phrase_maps, restore_boxes
+from msd_core.attention.subjects import (
+    split_heads,
+    subject_attention,
+    subject_mask,
+    weighted_values,
+)
+from msd_core.phrases import token_weights
 
 HEADS = 2
 
 
 def slow_attention(query, key, value, coverage, scales=None):
-    """METHOD section 4, query by query: one softmax over the tokens of all covering subjects."""
+    """Query by query: one softmax over the tokens of all covering subjects."""
     batch, queries, channels = query.shape
     subjects = coverage.shape[1]
     tokens, width = key.shape[1] // subjects, channels // HEADS
@@ -34,6 +41,14 @@ def slow_attention(query, key, value, coverage, scales=None):
     return out
 
 
+def attend(query, key, value, coverage, scales=None):
+    """As a layer does it, but for the covered queries: masks, heads and weights included."""
+    if scales is not None:
+        value = weighted_values(value, scales)
+    mask = subject_mask(coverage, key.shape[1] // coverage.shape[1], query.dtype)
+    return subject_attention(query, split_heads(key, HEADS), split_heads(value, HEADS), mask)
+
+
 def random_inputs(seed, batch=2, subjects=3, queries=12, tokens=4, soft=False):
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(batch, queries, 8 * HEADS, generator=generator)
@@ -49,7 +64,7 @@ def random_inputs(seed, batch=2, subjects=3, queries=12, tokens=4, soft=False):
 def test_equals_plain_loops(seed, batch, subjects, soft, scaled):
     inputs = random_inputs(seed, batch, subjects, soft=soft)
     scales = torch.linspace(0.3, 1.2, subjects) if scaled else None
-    result = subject_attention(*inputs, HEADS, scales)
+    result = attend(*inputs, scales)
     torch.testing.assert_close(result, slow_attention(*inputs, scales), atol=1e-6, rtol=1e-5)
 
 
@@ -58,27 +73,31 @@ def test_full_coverage_is_plain_attention():
     split = [x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (query, key, value)]
     plain = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
     for everywhere in (torch.ones_like(coverage), torch.ones(coverage.shape)):
-        result = subject_attention(query, key, value, everywhere, HEADS)
+        result = attend(query, key, value, everywhere)
         torch.testing.assert_close(result, plain, atol=1e-6, rtol=1e-6)
 
 
 def test_no_coverage_is_exactly_zero():
     query, key, value, coverage = random_inputs(2)
     for nowhere in (torch.zeros_like(coverage), torch.zeros(coverage.shape)):
-        assert not subject_attention(query, key, value, nowhere, HEADS).any()
+        assert not attend(query, key, value, nowhere).any()
 
 
-def test_no_subjects_is_exactly_zero():
-    query, key, value, coverage = random_inputs(2)
-    nothing = subject_attention(query, key[:, :0], value[:, :0], coverage[:, :0], HEADS)
-    assert torch.equal(nothing, torch.zeros_like(query))
-
-
-def test_empty_inputs_give_empty_or_zero_results():
-    query, key, value, coverage = random_inputs(2)
-    result = subject_attention(query[:, :0], key, value, coverage[:, :, :0], HEADS)
-    assert result.shape == query[:, :0].shape
-    assert not subject_attention(query, key[:, :0], value[:, :0], coverage, HEADS).any()
+@settings(max_examples=30)
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 3))
+def test_only_the_covered_queries_are_computed(covered, subjects):
+    """Which ones, taken, and added back: the same as all of them, whatever their pattern."""
+    query, key, value, _ = random_inputs(9, 2, subjects, queries=len(covered))
+    coverage = torch.zeros(subjects, len(covered), dtype=torch.bool)
+    coverage[subjects // 2] = torch.tensor(covered)
+    queries = covered_queries(coverage)
+    own = attend(
+        queries.take(query), key, value, coverage[None, :, coverage.any(0)].expand(2, -1, -1)
+    )
+    out = query.clone()
+    queries.add(out, own)
+    whole = attend(query, key, value, coverage.expand(2, -1, -1))
+    torch.testing.assert_close(out, query + whole, atol=1e-6, rtol=1e-6)
 
 
 def test_order_of_the_subjects_does_not_matter():
@@ -86,10 +105,8 @@ def test_order_of_the_subjects_does_not_matter():
     order = torch.tensor([2, 0, 1])
     scales = torch.tensor([0.5, 1.0, 1.5])
     tokens = (order[:, None] * 4 + torch.arange(4)).flatten()
-    swapped = subject_attention(
-        query, key[:, tokens], value[:, tokens], coverage[:, order], HEADS, scales[order]
-    )
-    result = subject_attention(query, key, value, coverage, HEADS, scales)
+    swapped = attend(query, key[:, tokens], value[:, tokens], coverage[:, order], scales[order])
+    result = attend(query, key, value, coverage, scales)
     torch.testing.assert_close(swapped, result, atol=1e-6, rtol=1e-6)
 
 
@@ -97,48 +114,38 @@ def test_a_fading_subject_fades_to_nothing():
     query, key, value, _ = random_inputs(4, subjects=2)
     coverage = torch.ones(2, 2, 12)
     coverage[:, 1] = 1e-6
-    nearly = subject_attention(query, key, value, coverage, HEADS)
+    nearly = attend(query, key, value, coverage)
     coverage[:, 1] = 0
-    without = subject_attention(query, key, value, coverage, HEADS)
+    without = attend(query, key, value, coverage)
     torch.testing.assert_close(nearly, without, atol=1e-4, rtol=0)
-    assert torch.allclose(
-        subject_attention(query, key, value, coverage * 0.5, HEADS), without * 0.5, atol=1e-6
-    )
+    assert torch.allclose(attend(query, key, value, coverage * 0.5), without * 0.5, atol=1e-6)
 
 
 def test_equal_subject_scales_are_a_scale_and_unequal_ones_don_t_renormalise():
     query, key, value, coverage = random_inputs(5)
-    plain = subject_attention(query, key, value, coverage, HEADS)
-    scaled = subject_attention(query, key, value, coverage, HEADS, torch.full((3,), 0.6))
+    plain = attend(query, key, value, coverage)
+    scaled = attend(query, key, value, coverage, torch.full((3,), 0.6))
     torch.testing.assert_close(scaled, 0.6 * plain, atol=1e-6, rtol=1e-6)
-
-
-def test_tokens_that_don_t_divide_are_refused():
-    query, key, value, coverage = random_inputs(6)
-    with pytest.raises(ValueError, match="11 image tokens don't divide among 3 subjects"):
-        subject_attention(query, key[:, :11], value[:, :11], coverage, HEADS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_as_good_as_plain_attention_in_it(dtype):
     query, key, value, coverage = random_inputs(7)
-    exact = subject_attention(query, key, value, coverage, HEADS)
+    exact = attend(query, key, value, coverage)
     halves = [x.to(dtype) for x in (query, key, value)]
-    result = subject_attention(*halves, coverage, HEADS)
+    result = attend(*halves, coverage)
     assert result.dtype == dtype
     error = (result.float() - exact).abs().max()
     full = torch.ones_like(coverage)
-    plain_exact = subject_attention(query, key, value, full, HEADS)
-    plain_error = (subject_attention(*halves, full, HEADS).float() - plain_exact).abs().max()
+    plain_exact = attend(query, key, value, full)
+    plain_error = (attend(*halves, full).float() - plain_exact).abs().max()
     assert error < 4 * plain_error
 
 
 def test_phrase_maps_equal_plain_loops():
     generator = torch.Generator().manual_seed(8)
     query, key = torch.randn(2, 5, 16, generator=generator), torch.randn(2, 7, 16)
-    weights = torch.zeros(7, 2)
-    weights[1:3, 0], weights[4, 1] = 0.5, 1.0
-    maps = phrase_maps(query, key, HEADS, weights)
+    maps = phrase_maps(query, key, HEADS, token_weights([(1, 2), (4,)], 7, 7))
     for b in range(2):
         for n in range(5):
             probabilities = torch.zeros(7)
@@ -167,3 +174,19 @@ def test_auto_layout_is_the_mean_of_all_steps():
     nothing = AutoLayout(0.5)
     nothing.add(torch.zeros(1, 1, 10))
     assert not nothing.coverage().any()
+
+
+def test_token_weights_repeat_with_the_text():
+    """A text of 3 tokens that the host has repeated to 6; a phrase that isn't in it."""
+    weights = token_weights([(0, 2), ()], 6, 3)
+    assert weights[:, 0].tolist() == [0.5, 0, 0.5, 0.5, 0, 0.5]
+    assert not weights[:, 1].any()
+
+
+def test_subjects_without_a_phrase_get_their_boxes_back():
+    boxes = torch.tensor([[False, True, False, True], [False, False, True, True]])
+    queries = covered_queries(boxes)
+    coverage = torch.ones(2, 2, 4, dtype=torch.bool)
+    restore_boxes(coverage, boxes[None, :, 1:], queries, [1])
+    assert coverage[:, 0].all()
+    assert torch.equal(coverage[:, 1], boxes[1].expand(2, -1))

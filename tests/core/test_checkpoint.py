@@ -10,9 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from msd_core import GroundingResampler, MSAdapter, checkpoint
-from msd_core.adapter import Projection
-from msd_core.checkpoint import convert, load_adapter, save_adapter
+from msd_core import GroundingResampler, MSAdapter
+from msd_core.adapters.family import Needs
+from msd_core.adapters.projections import Projection
+from msd_core.adapters.resampler import ResamplerSizes
+from msd_core.checkpoint import load_adapter
+from msd_core.convert import convert, main
 
 WIDTHS = (32, 64, 64)
 
@@ -20,14 +23,19 @@ WIDTHS = (32, 64, 64)
 @pytest.fixture(scope="module")
 def adapter():
     torch.manual_seed(0)
-    resampler = GroundingResampler(
+    sizes = ResamplerSizes(
         dim=32, depth=2, dim_head=16, heads=4, num_queries=8, embedding_dim=24, output_dim=40,
         ff_mult=2, phrase_embeddings_dim=20,
     )  # fmt: skip
     pairs = {
         str(2 * n + 1): Projection(40, width, torch.nn, None) for n, width in enumerate(WIDTHS)
     }
-    return MSAdapter(resampler, pairs, torch.randn(1, 4, 40), head_width=16).requires_grad_(False)
+    return MSAdapter(GroundingResampler(sizes), pairs, torch.randn(1, 4, 40)).requires_grad_(False)
+
+
+def save(adapter, path):
+    """As safetensors, in the types that it has."""
+    save_file(adapter.state_dict(), path, metadata=adapter.metadata())
 
 
 def nested(flat):
@@ -64,23 +72,23 @@ def test_reads_both_forms_in_every_type(flat, tmp_path, dtype, suffix):
     assert all(torch.equal(value, typed[key]) for key, value in loaded.state_dict().items())
 
 
-def test_sizes_come_from_the_shapes(released):
+def test_sizes_come_from_the_shapes(adapter, released):
     loaded = load_adapter(released)
-    assert loaded.image_token_count == 8
-    assert (loaded.feature_width, loaded.phrase_width) == (24, 20)
-    assert [p.to_k_ip.out_features for p in loaded.projections] == list(WIDTHS)
+    assert loaded.resampler.sizes == adapter.resampler.sizes
+    assert loaded.needs == Needs("another encoder", 24, 20)
+    assert loaded.layers == [(width, 40) for width in WIDTHS]
     assert [to_v.out_features for _, to_v in loaded.projections] == list(WIDTHS)
-    assert loaded.dummy_tokens.shape == (1, 4, 40)
+    assert loaded.dummy_image_tokens.shape == (1, 4, 40)
     assert len(loaded.resampler.layers) == 2
 
 
 def test_nested_and_flat_weights_are_the_same(flat):
-    ours, theirs = (MSAdapter.from_state_dict(sd, 16) for sd in (flat, nested(flat)))
+    ours, theirs = (MSAdapter.from_state_dict(sd) for sd in (flat, nested(flat)))
     assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
 
 
 def test_saved_file_gives_the_same_tokens(adapter, released, tmp_path):
-    save_adapter(adapter, tmp_path / "a.safetensors")
+    save(adapter, tmp_path / "a.safetensors")
     loaded = load_adapter(tmp_path / "a.safetensors")
     assert loaded.head_width == 16
     inputs = (torch.randn(2, 5, 24), torch.randn(2, 20), torch.rand(2, 4), torch.tensor([0, 1]) > 0)
@@ -99,7 +107,7 @@ class TestDigest:
         first = load_adapter(released)
         assert first.digest and load_adapter(released).digest == first.digest
         convert(released, tmp_path / "converted.safetensors")
-        save_adapter(first, tmp_path / "saved.safetensors")
+        save(first, tmp_path / "saved.safetensors")
         save_file(dict(reversed(flat.items())), tmp_path / "of_others.safetensors")
         for name in ("converted", "saved", "of_others"):
             assert load_adapter(tmp_path / f"{name}.safetensors").digest == first.digest, name
@@ -110,15 +118,15 @@ class TestDigest:
         assert adapter.half().to("meta").digest == before
 
     def test_any_other_value_type_or_head_width_changes_it(self, flat, adapter):
-        head_width = adapter.head_width
-        digests = [MSAdapter.from_state_dict(flat, head_width).digest]
+        digests = [MSAdapter.from_state_dict(flat, adapter.metadata()).digest]
         for key, value in flat.items():
             changed = value.clone()
             changed.view(-1)[-1] = torch.nextafter(changed.view(-1)[-1], torch.tensor(9.0))
-            digests.append(MSAdapter.from_state_dict({**flat, key: changed}, head_width).digest)
+            digests.append(MSAdapter.from_state_dict({**flat, key: changed}).digest)
         halves = {key: value.bfloat16() for key, value in flat.items()}
-        digests.append(MSAdapter.from_state_dict(halves, head_width).digest)
-        digests.append(MSAdapter.from_state_dict(flat, head_width // 2).digest)
+        digests.append(MSAdapter.from_state_dict(halves).digest)
+        narrower = {**adapter.metadata(), "resampler_head_width": "8"}
+        digests.append(MSAdapter.from_state_dict(flat, narrower).digest)
         assert len(set(digests)) == len(digests)
 
     def test_made_by_hand_there_is_none(self, adapter):
@@ -228,7 +236,7 @@ class Attack:
 def test_old_form_of_pickle(flat, tmp_path):
     path = tmp_path / "old.bin"
     torch.save(nested(flat), path, _use_new_zipfile_serialization=False)
-    assert load_adapter(path).image_token_count == 8
+    assert len(load_adapter(path).layers) == 3
     with pytest.raises(ValueError, match=r"old.bin is of PyTorch's form before 1.6"):
         convert(path, tmp_path / "new.safetensors")
 
@@ -251,7 +259,7 @@ def test_files_that_are_no_files(adapter, released, tmp_path, suffix):
     sound = released
     if suffix == ".safetensors":
         sound = tmp_path / "sound.safetensors"
-        save_adapter(adapter, sound)
+        save(adapter, sound)
     content = sound.read_bytes()
     faults = {
         "empty": b"",
@@ -279,8 +287,8 @@ def test_converter(released, tmp_path, monkeypatch, capsys):
     target = tmp_path / "out.safetensors"
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["checkpoint", *map(str, arguments)])
-        checkpoint.main()
+        monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
+        main()
 
     run(released, target)
     sound = load_adapter(released).state_dict()
@@ -312,7 +320,7 @@ def test_converter_holds_one_tensor_at_a_time(flat, tmp_path):
         [
             sys.executable,
             "-c",
-            "import resource, sys; from msd_core.checkpoint import main\n"
+            "import resource, sys; from msd_core.convert import main\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = peak(); main(); print(peak() - before)\n"
             "assert 'torch._dynamo' not in sys.modules, 'its import takes seconds'",

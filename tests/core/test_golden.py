@@ -6,10 +6,17 @@ import torch.nn.functional as F
 from golden import Golden, recipe
 
 from msd_core import MSAdapter
-from msd_core.attention import phrase_maps, subject_attention
-from msd_core.auto_layout import AutoLayout
-from msd_core.layout import box_coverage
-from msd_core.resampler import GroundingResampler, box_fourier
+from msd_core.adapters.resampler import GroundingResampler, ResamplerSizes, box_fourier
+from msd_core.attention.covered import EVERY_QUERY, covered_queries
+from msd_core.attention.phrase_maps import AutoLayout, phrase_maps
+from msd_core.attention.subjects import (
+    split_heads,
+    subject_attention,
+    subject_mask,
+    weighted_values,
+)
+from msd_core.coverage import box_coverage
+from msd_core.phrases import token_weights
 
 A_SMALL, A_REAL = Golden("a_resampler", "small"), Golden("a_resampler", "real")
 B = Golden("b_attention")
@@ -25,7 +32,7 @@ def resampler_inputs(golden, case):
 
 def build_resampler(golden):
     config = {k: v for k, v in golden.manifest["config"].items() if k != "latent_init_mode"}
-    resampler = GroundingResampler(**config)
+    resampler = GroundingResampler(ResamplerSizes(**config))
     prefix = golden.manifest["param_prefix"]
     assert list(resampler.state_dict()) == golden.manifest["state_dict_keys_in_order"]
     recipe.fill_torch(resampler, golden.seed, prefix)
@@ -86,16 +93,29 @@ class Attention:
         split = [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v)]
         return q, k, F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
-    def image(self, query, tokens, coverage, scales):
-        rows = query.shape[0]
-        key, value = tokens @ self.weight["to_k_ip"].T, tokens @ self.weight["to_v_ip"].T
-        return subject_attention(query, key.expand(rows, -1, -1), value.expand(rows, -1, -1),
-                                 coverage.expand(rows, -1, -1), self.heads, scales)  # fmt: skip
+    def add_image(self, case, out, query, tokens, coverage, added_scores=0.0):
+        """The image branch by the product's own functions, added to out; coverage [S, N], or
+        [B, S, N] of each picture. added_scores: for a mistake."""
+        subjects = coverage.shape[-2]
+        key, value = self.keys_and_values(case, tokens, subjects)
+        queries = EVERY_QUERY
+        if coverage.ndim == 2:
+            queries = covered_queries(coverage)
+            coverage = coverage[None, :, queries.index]
+        mask = subject_mask(coverage, tokens.shape[1] // subjects, query.dtype)
+        mask = mask._replace(scores=mask.scores + added_scores)
+        key, value = split_heads(key, self.heads), split_heads(value, self.heads)
+        queries.add(out, subject_attention(queries.take(query), key, value, mask))
 
-    def scaled_image(self, case, query, tokens, coverage):
-        if case["subject_scales"] is not None:
-            return self.image(query, tokens, coverage, torch.tensor(case["subject_scales"]))
-        return case["scale"] * self.image(query, tokens, coverage, None)
+    def project(self, tokens):
+        return tokens @ self.weight["to_k_ip"].T, tokens @ self.weight["to_v_ip"].T
+
+    def keys_and_values(self, case, tokens, subjects):
+        key, value = self.project(tokens)
+        return key, weighted_values(value, self.weights(case, subjects))
+
+    def weights(self, case, subjects):
+        return torch.tensor(case["subject_scales"] or [case["scale"]] * subjects)
 
 
 @pytest.mark.parametrize("name", B.manifest["cases"])
@@ -114,9 +134,9 @@ def test_attention(name):
             drawn = torch.zeros(case["side"], case["side"], dtype=torch.bool)
             drawn[y0:y1, x0:x1] = True
             assert torch.equal(cells, drawn.flatten())
-    result = text + attention.scaled_image(case, query, x["ip_cond"], coverage[None])
+    attention.add_image(case, text, query, x["ip_cond"], coverage)
     expected = B.outputs(f"{name}/")["pre_to_out"]
-    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(text, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", B.manifest["pseudo"])
@@ -124,25 +144,23 @@ def test_attention(name):
 def test_auto_layout(name):
     case, attention = B.manifest["pseudo"][name], Attention()
     side, subjects = case["side"], len(case["boxes"])
-    spans = torch.zeros(77, subjects)
-    for subject, (start, end) in enumerate(case["phrase_idxes"]):
-        spans[start:end, subject] = 1 / max(end - start, 1)
+    spans = token_weights([range(*span) for span in case["phrase_idxes"]], 77, 77)
     width = B.manifest["dims"]["query_dim"]
     context = B.manifest["dims"]["context_dim"]
     text = B.array(case["text_input"], (2, 77, context))[1:]
     tokens = B.array(case["ip_input"], (1, 16 * subjects, context))
-    boxes = box_coverage(torch.tensor(case["boxes"]), side, side)[None]
+    boxes = box_coverage(torch.tensor(case["boxes"]), side, side)
     layout = AutoLayout(case["mask_threshold"])
     for step, facts in enumerate(case["steps"]):
         hidden = B.array(case["hidden_input"].replace("<k>", str(step)), (2, side * side, width))
-        query, key, plain = attention.text(hidden[1:], text)
+        query, key, result = attention.text(hidden[1:], text)
         layout.add(phrase_maps(query, key, attention.heads, spans))
         assert layout.steps == facts["maps_accumulated"]
         coverage = layout.coverage() if facts["pseudo_active"] else boxes
         stored = B.outputs(f"{name}/step{step}/")
         if facts["pseudo_active"]:
             assert torch.equal(coverage[0].reshape(-1, side, side), stored["mask"].bool())
-        result = plain + attention.scaled_image(case, query, tokens, coverage)
+        attention.add_image(case, result, query, tokens, coverage)
         torch.testing.assert_close(result, stored["pre_to_out"], atol=1e-5, rtol=0)
 
 
@@ -153,5 +171,5 @@ def test_released_keys_and_shapes():
     assert adapter.state_dict().keys() == released["keys"].keys()
     order = [k for k in adapter.state_dict() if k.startswith("ms_adapter.")]
     assert order == [k for k in released["keys"] if k.startswith("ms_adapter.")]
-    assert adapter.image_token_count == 16 and len(adapter.projections) == 70
+    assert adapter.resampler.sizes.num_queries == 16 and len(adapter.layers) == 70
     assert sum(p.numel() for p in adapter.parameters()) == sum(released["params"].values())

@@ -8,10 +8,16 @@ import re
 import pytest
 import test_golden
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from test_golden import A_SMALL, B
 
-from msd_core import attention, layout, resampler
+from msd_core import coverage as boxes_and_masks
+from msd_core.adapters import resampler
+from msd_core.attention import covered, phrase_maps
+from msd_core.attention import subjects as attention
+
+TOKENS = 16  # image tokens a subject in set b
 
 
 def run_attention():
@@ -30,10 +36,12 @@ def run_resampler():
         test_golden.test_small_resampler.__wrapped__(built, name)
 
 
-right_coverage = layout.box_coverage
+right_coverage = boxes_and_masks.box_coverage
 right_attention = attention.subject_attention
+right_add = covered.CoveredQueries.add
+right_add_image = test_golden.Attention.add_image
 right_fourier = resampler.box_fourier
-right_maps = attention.phrase_maps
+right_maps = phrase_maps.phrase_maps
 
 
 def edges_rounded(boxes, height, width):
@@ -55,60 +63,58 @@ def whole_picture(boxes, height, width):
     return torch.ones_like(right_coverage(boxes, height, width))
 
 
-def softmax_per_subject(query, key, value, coverage, heads, scales=None):
-    subjects = coverage.shape[1]
-    parts = zip(key.chunk(subjects, 1), value.chunk(subjects, 1), strict=True)
-    return sum(
-        right_attention(
-            query,
-            k,
-            v,
-            coverage[:, n : n + 1],
-            heads,
-            None if scales is None else scales[n : n + 1],
-        )
-        for n, (k, v) in enumerate(parts)
+def softmax_per_subject(query, key, value, mask):
+    out = 0
+    for first in range(0, key.shape[2], TOKENS):
+        own = slice(first, first + TOKENS)
+        scores = mask.scores[..., own]
+        sees = scores[:, 0, :, :1] == 0  # [B, N, 1]
+        alone = attention.SubjectMask(torch.zeros_like(scores), sees.to(query))
+        out = out + right_attention(query, key[:, :, own], value[:, :, own], alone)
+    return out
+
+
+def scales_renormalised(self, case, out, query, tokens, coverage):
+    if case["subject_scales"] is None:
+        return right_add_image(self, case, out, query, tokens, coverage)
+    even = {**case, "subject_scales": None, "scale": 1.0}
+    log_scales = torch.tensor(case["subject_scales"]).log().repeat_interleave(TOKENS)
+    return right_add_image(self, even, out, query, tokens, coverage, log_scales)
+
+
+def scales_before_softmax(self, case, tokens, subjects):
+    key, value = self.project(tokens)
+    weights = self.weights(case, subjects).repeat_interleave(TOKENS)
+    return key * weights[:, None], value
+
+
+def dummy_tokens_attended(query, key, value, mask):
+    """As many tokens of zeros more, seen by every query."""
+    pad = torch.zeros_like(key[:, :, :TOKENS])
+    scores = F.pad(mask.scores, (TOKENS, 0))
+    key, value = torch.cat((pad, key), 2), torch.cat((pad, value), 2)
+    return right_attention(query, key, value, mask._replace(scores=scores))
+
+
+def background_not_zeroed(self, case, out, query, tokens, coverage):
+    everywhere = coverage | ~coverage.any(-2, keepdim=True)
+    right_add_image(self, case, out, query, tokens, everywhere)
+
+
+def added_to_the_next_queries(self, out, x):
+    moved = out.roll(-1, 1)
+    right_add(self, moved, x)
+    out.copy_(moved.roll(1, 1))
+
+
+def heads_interleaved(query, key, value, mask):
+    heads = key.shape[1]
+    query = rearrange(query, "b n (d h) -> b n (h d)", h=heads)
+    key, value = (
+        rearrange(rearrange(x, "b h k d -> b k (h d)"), "b k (d h) -> b h k d", h=heads)
+        for x in (key, value)
     )
-
-
-def scales_renormalised(query, key, value, coverage, heads, scales=None):
-    out = right_attention(query, key, value, coverage, heads, scales)
-    if scales is None:
-        return out
-    ones = torch.ones_like(value)
-    total = right_attention(query, key, ones, coverage, heads, scales)
-    return out / total.clamp_min(1e-9)
-
-
-def scales_before_softmax(query, key, value, coverage, heads, scales=None):
-    if scales is not None:
-        key = key * scales.repeat_interleave(key.shape[1] // len(scales))[None, :, None]
-    return right_attention(query, key, value, coverage, heads)
-
-
-def dummy_tokens_attended(query, key, value, coverage, heads, scales=None):
-    """Four more tokens, seen by every query."""
-    tokens = key.shape[1] // coverage.shape[1]
-    pad = torch.zeros(key.shape[0], tokens, key.shape[2])
-    everywhere = torch.ones_like(coverage[:, :1])
-    if scales is not None:
-        scales = torch.cat((torch.ones(1), scales))
-    out = right_attention(
-        query, torch.cat((pad, key), 1), torch.cat((pad, value), 1),
-        torch.cat((everywhere, coverage), 1), heads, scales,
-    )  # fmt: skip
-    return out * coverage.any(1)[..., None]
-
-
-def background_not_zeroed(query, key, value, coverage, heads, scales=None):
-    return right_attention(
-        query, key, value, coverage | ~coverage.any(1, keepdim=True), heads, scales
-    )
-
-
-def heads_interleaved(query, key, value, coverage, heads, scales=None):
-    mixed = [rearrange(x, "b n (d h) -> b n (h d)", h=heads) for x in (query, key, value)]
-    out = right_attention(*mixed, coverage, heads, scales)
+    out = right_attention(query, key, value, mask)
     return rearrange(out, "b n (h d) -> b n (d h)", h=heads)
 
 
@@ -172,9 +178,8 @@ class MissingPhraseEverywhere(test_golden.AutoLayout):
         return super().coverage() | (self._sum.amax(-1, keepdim=True) == 0)
 
 
-def scale_and_subject_scales(self, case, query, tokens, coverage):
-    scales = case["subject_scales"] and torch.tensor(case["subject_scales"])
-    return case["scale"] * self.image(query, tokens, coverage, scales)
+def scale_and_subject_scales(self, case, subjects):
+    return case["scale"] * torch.tensor(case["subject_scales"] or [1.0] * subjects)
 
 
 MISTAKES = {
@@ -183,12 +188,13 @@ MISTAKES = {
     x_and_y_swapped: (test_golden, "box_coverage", run_attention),
     whole_picture: (test_golden, "box_coverage", run_attention),
     softmax_per_subject: (test_golden, "subject_attention", run_attention),
-    scales_renormalised: (test_golden, "subject_attention", run_attention),
-    scales_before_softmax: (test_golden, "subject_attention", run_attention),
+    scales_renormalised: (test_golden.Attention, "add_image", run_attention),
+    scales_before_softmax: (test_golden.Attention, "keys_and_values", run_attention),
     dummy_tokens_attended: (test_golden, "subject_attention", run_attention),
-    background_not_zeroed: (test_golden, "subject_attention", run_attention),
+    background_not_zeroed: (test_golden.Attention, "add_image", run_attention),
+    added_to_the_next_queries: (covered.CoveredQueries, "add", run_attention),
     heads_interleaved: (test_golden, "subject_attention", run_attention),
-    scale_and_subject_scales: (test_golden.Attention, "scaled_image", run_attention),
+    scale_and_subject_scales: (test_golden.Attention, "weights", run_attention),
     fourier_by_coordinate: (resampler, "box_fourier", run_resampler),
     fourier_cosine_first: (resampler, "box_fourier", run_resampler),
     fourier_with_two_pi: (resampler, "box_fourier", run_resampler),
@@ -206,8 +212,8 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: re.sub(r"_", " ", m.__name__))
 @torch.inference_mode()
 def test_mistake_is_caught(mistake, monkeypatch):
-    place, name, golden_test = MISTAKES[mistake]
+    owner, name, golden_test = MISTAKES[mistake]
     golden_test()
-    monkeypatch.setattr(place, name, mistake)
+    monkeypatch.setattr(owner, name, mistake)
     with pytest.raises(AssertionError):
         golden_test()

@@ -93,7 +93,7 @@ def adapters(pack: Any, unets: dict[str, Any], tmp_path_factory: Any) -> dict[st
 
     folder = tmp_path_factory.mktemp("ms_diffusion")
     folder_paths.add_model_folder_path("ms_diffusion", str(folder))
-    cross_attentions = pack.module("msd_core.sdxl").cross_attentions
+    cross_attentions = pack.module("msd_core.models.unet").cross_attentions
     loaded = {}
     for name, unet in unets.items():
         prefix = UNETS.manifest["ms_param_prefix"][name]
@@ -140,10 +140,10 @@ def subjects(pack: Any) -> Callable[..., Any]:
                     phrase=f"subject {n}",
                     box=box,
                     weight=weight,
-                    photos=torch.zeros(1, 8, 8, 3),
+                    references=torch.zeros(1, 8, 8, 3),
                     region=region,
                     image_tokens=noise(100 + n, 1, 16, 64),
-                    prompt_tokens=prompt_tokens[n] if prompt_tokens else (),
+                    token_positions=prompt_tokens[n] if prompt_tokens else (),
                 )
             )
         if order:

@@ -174,7 +174,7 @@ def test_coverage_of_a_window_is_the_window_of_the_coverage(
     rows, columns = range(top, top + height), range(left, left + width)
     region = (noise(3, 64, 64) > 0).float()
     kind = pack.module("nodes.subjects").Subject
-    window = pack.module("msd_core.layout").Window
+    window = pack.module("msd_core.coverage").Window
     for box in (LEFT, RIGHT, (0.1, 0.2, 0.6, 0.8), (0.0, 0.0, 0.0, 0.0), EVERYWHERE):
         for mask in (None, region):
             subject = kind("", box, 1.0, torch.zeros(1, 8, 8, 3), region=mask)
@@ -338,7 +338,7 @@ class TestAspect:
     def test_another_aspect(self, warned: Any, caplog: Any) -> None:
         ((said, node),) = warned((64, 64), 8, 12)
         assert node == "9" and said.startswith(
-            "the layout is 64 x 64 pixels, the sampled latent 96 x 64, so that the boxes"
+            "the layout is 64 x 64 pixels, the sampled latent 96 x 64, so the boxes"
         )
         assert caplog.text.count(said) == 1, "once a run, not once a step"
         assert warned((1344, 768), 16, 16) and warned((1024, 1024), 21, 12)
@@ -384,7 +384,7 @@ class TestAutoLayout:
     @pytest.fixture
     def counts(self, pack: Any, monkeypatch: Any) -> list[int]:
         """Steps that each layer has counted, at every map that it takes in."""
-        layout = pack.module("nodes.image_branch").AutoLayout
+        layout = pack.module("nodes.sampling.image_branch").AutoLayout
         add, counts = layout.add, []
 
         def counted(self: Any, maps: Any) -> None:
@@ -443,15 +443,15 @@ class TestAutoLayout:
     ) -> None:
         """In the prompt, also behind another text; in a text without it the subject keeps its
         box."""
-        kind = pack.module("nodes.image_branch").ImageBranch
-        right, looked = kind._phrase_weights, []
+        branch = pack.module("nodes.sampling.image_branch")
+        right, looked = branch.token_weights, []
 
-        def note(self: Any, *given: Any) -> torch.Tensor:
-            weights = right(self, *given)
+        def note(*given: Any) -> torch.Tensor:
+            weights = right(*given)
             looked.append([weights[:, n].nonzero().flatten().tolist() for n in range(2)])
             return weights
 
-        monkeypatch.setattr(kind, "_phrase_weights", note)
+        monkeypatch.setattr(branch, "token_weights", note)
         auto = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=self.PROMPT_TOKENS)
         texts = (cond(POSITIVE)[0][0][0],)
         auto = replace(auto, auto_layout=replace(auto.auto_layout, texts=texts))
@@ -558,12 +558,13 @@ class TestCompany:
         self, plain: Any, apply: Any, subjects: Any, pack: Any
     ) -> None:
         """Other packs' attention may give another type than its query has."""
-        rows = pack.module("nodes.rows")
-        run, part = pack.module("nodes.image_branch").Run([]), rows.Part(slice(None), rows._GUESSED)
+        rows = pack.module("nodes.sampling.conditionings")
+        run, part = pack.module("nodes.sampling.run").Run([]), rows.Part(slice(None), rows._GUESSED)
+        layer = pack.module("nodes.sampling.image_branch").Layer(("middle", 0, 0), 8, 4, 4)
         branch = patch_of(apply(plain, subjects(LEFT))).branch
         q = noise(1, 1, 16, 128)
         out = q.double()
-        branch.add(run, True, [part], ("middle", 0, 0), out, q, q, 8, 4, 4)
+        branch.add(run, part, layer, out, q, q)
         assert out.dtype == torch.float64
         changed = (out != q).any(-1)[0].view(4, 4)
         assert changed[1:3, :2].all() and changed.sum() == 4
@@ -644,7 +645,7 @@ class TestRefusals:
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
         (subject,) = patch_of(apply(plain, subjects(LEFT))).branch.subjects.subjects
-        assert subject.photos.numel() == 0 and subject.image_tokens is None
+        assert subject.references.numel() == 0 and subject.image_tokens is None
 
 
 @torch.inference_mode()

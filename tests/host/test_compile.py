@@ -8,13 +8,15 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from sampling import EVERYWHERE, LEFT, RIGHT, assert_same, guide, noise, patch_of, sample
 from torch._dynamo.utils import counters
 
+PATCHED = ("unet_patch", "compiled")  # they ask for the host's attention
+
 
 @pytest.fixture(autouse=True)
 def fresh(pack: Any, monkeypatch: Any) -> None:
     """With torch's attention, as on GPUs: the host's own for CPUs measures free memory in each."""
     from comfy.ldm.modules import attention
 
-    for module in (attention, pack.module("nodes.attention_patch")):
+    for module in (attention, *(pack.module(f"nodes.sampling.{n}") for n in PATCHED)):
         monkeypatch.setattr(module, "optimized_attention", attention.attention_pytorch)
     torch._dynamo.reset()
     counters.clear()
@@ -65,18 +67,17 @@ def test_code_that_mixes_up_blocks_is_an_error(
     pack: Any, plain: Any, apply: Any, subjects: Any
 ) -> None:
     """As after a break of the graph: one block's code runs for another."""
-    module = pack.module("nodes.attention_patch")
+    call, module = pack.module("nodes.sampling.call"), pack.module("nodes.sampling.compiled")
     branch = patch_of(apply(plain, subjects(LEFT))).branch
     q = noise(1, 1, 16, 128)
-    batch = module.Batch(module.guess_rows({"cond_or_uncond": [0]}, q), (0,))
-    call = module.Call(branch, module.Run([]), True, batch)
-    before = module._calls.set((call,))
+    rows = pack.module("nodes.sampling.conditionings").guess_rows({"cond_or_uncond": [0]}, q)
+    before = call.calls.set((call.Call(branch, call.Run([]), 1, rows, (0,)),))
     try:
-        module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, 1, True)
+        module._operation(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, 1)
         with pytest.raises(ValueError, match="twice in one call"):
-            module._add_compiled(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, 1, True)
+            module._operation(q.clone(), q, q, "middle", 0, 0, 8, 4, 4, 1)
     finally:
-        module._calls.reset(before)
+        call.calls.reset(before)
 
 
 def test_torch_without_custom_operations(pack: Any, monkeypatch: Any) -> None:
@@ -84,15 +85,15 @@ def test_torch_without_custom_operations(pack: Any, monkeypatch: Any) -> None:
     import importlib.util
     import sys
 
-    module = pack.module("nodes.attention_patch")
+    module = pack.module("nodes.sampling.compiled")
     monkeypatch.delattr(torch.library, "custom_op")
-    name = f"{module.__package__}.attention_patch_of_old_torch"
+    name = f"{module.__package__}.compiled_of_old_torch"
     spec = importlib.util.spec_from_file_location(name, module.__file__)
     old = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, old)
     spec.loader.exec_module(old)
-    assert old._add_compiled is old._add
+    assert old._operation is old._add
     options = {"wrappers": {"apply_model": {module.COMPILE_KEY: []}}}
     monkeypatch.setattr(old, "optimized_attention", old.attention_pytorch)
-    assert old._is_compiled_wrongly(old.Run([]), options)
-    assert not module._is_compiled_wrongly(module.Run([]), options)
+    assert old.keeps_earlier_runs(options, None, False)
+    assert not module.keeps_earlier_runs(options, None, False)

@@ -463,10 +463,10 @@ def test_weights_that_stay_offloaded(
 
     def ground() -> torch.Tensor:
         model_management.load_model_gpu(adapter)
-        model = adapter.model.resampler
-        features = torch.ones(1, 5, adapter.model.feature_width)
-        phrase = torch.ones(1, adapter.model.phrase_width)
-        return model(features, phrase, torch.tensor([LEFT]), torch.tensor([False]))
+        needs = adapter.model.needs
+        features = torch.ones(1, 5, needs.feature_width)
+        phrase = torch.ones(1, needs.phrase_width)
+        return adapter.model.image_tokens(features, phrase, torch.tensor([LEFT]), True)
 
     def offloaded(model: Any) -> int:
         return sum(hasattr(m, "prev_comfy_cast_weights") for m in model.modules())
@@ -528,7 +528,7 @@ def test_an_exception_inside_the_attention(
     pack: Any, plain: Any, apply: Any, subjects: Any, monkeypatch: Any, error: Exception, whose: str
 ) -> None:
     """It goes out as it is, so that the host can handle it, and leaves nothing behind."""
-    from sampling import LEFT, RIGHT, guide, sample
+    from sampling import LEFT, RIGHT, guide, patch_of, sample
 
     model = apply(plain, subjects(LEFT, RIGHT))
     before = sample(guide(model))
@@ -538,7 +538,7 @@ def test_an_exception_inside_the_attention(
 
     other = model.clone()
     if whose == "ours":
-        monkeypatch.setattr(pack.module("nodes.image_branch"), "masked_attention", broken)
+        monkeypatch.setattr(patch_of(other).branch, "rule", broken)
     else:
         other.set_model_attn2_replace(broken, "middle", 0, 0)
     with pytest.raises(type(error)):

@@ -53,9 +53,9 @@ class Case:
                     phrase="",
                     box=tuple(box),
                     weight=(facts["subject_scales"] or [1.0] * len(boxes))[n],
-                    photos=torch.zeros(1, 8, 8, 3),
+                    references=torch.zeros(1, 8, 8, 3),
                     image_tokens=tokens[n : n + 1],
-                    prompt_tokens=tuple(range(*spans[n])),
+                    token_positions=tuple(range(*spans[n])),
                 )
                 for n, box in enumerate(facts["boxes"])
             ),
@@ -190,7 +190,7 @@ def stored_photo(name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", F.manifest["images"])
 def test_preprocessing(pack: Any, name: str) -> None:
-    prepare = pack.module("nodes.encode_references").prepare_photo
+    prepare = pack.module("nodes.encode_references").prepare_reference
     photo = prepare(stored_photo(name), None, "stretch", "black", 224)
     stored = F.outputs("pre/")[name]
     assert torch.equal((photo * 255).round().byte().movedim(-1, 0), stored.byte())

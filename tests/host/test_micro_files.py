@@ -1,5 +1,7 @@
 """The committed files of the trained family."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -32,9 +34,8 @@ def test_every_file_says_how_it_was_trained(path) -> None:
 @pytest.mark.parametrize("path", sorted(MODELS.glob("ms_diffusion/*")), ids=lambda path: path.stem)
 def test_adapters_have_the_released_form(path) -> None:
     adapter = load_adapter(path)
-    assert adapter.image_token_count == family.RESAMPLER["num_queries"]
-    assert adapter.head_width == family.RESAMPLER["dim_head"]
-    assert len(adapter.projections) == 6
+    assert asdict(adapter.resampler.sizes) == family.RESAMPLER
+    assert len(adapter.layers) == 6
 
 
 def test_a_narrow_autoencoder_is_the_wide_one_with_zeros() -> None:

@@ -1,6 +1,5 @@
 """Mistakes in the host-facing half, each made once and seen to be caught by golden set d or f."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import test_golden_host
 import torch
 from golden import Golden
 
-from msd_core.layout import box_coverage
+from msd_core.coverage import box_coverage
 
 D, F = Golden("d_unet"), Golden("f_encoders")
 
@@ -33,7 +32,7 @@ def caught(run: Any, case: str) -> None:
 
 def test_middle_before_up_blocks(pack: Any, check: Any, monkeypatch: Any) -> None:
     """The widths differ, so that the node refuses it."""
-    table = pack.module("msd_core.sdxl")
+    table = pack.module("msd_core.models.unet")
     monkeypatch.setattr(table, "_RELEASED_ORDER", {"input": 0, "middle": 1, "output": 2})
     with pytest.raises(ValueError, match="the adapter's projection"):
         check("topo70_two")
@@ -56,7 +55,7 @@ def test_two_layers_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
 
 
 def test_key_and_value_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
-    core = pack.module("msd_core.adapter").MSAdapter
+    core = pack.module("msd_core.adapters.ms_diffusion").MSAdapter
     right = core.keys_and_values
     swapped = lambda self, tokens: [(v, k) for k, v in right(self, tokens)]  # noqa: E731
     monkeypatch.setattr(core, "keys_and_values", swapped)
@@ -64,17 +63,16 @@ def test_key_and_value_swapped(check: Any, pack: Any, monkeypatch: Any) -> None:
 
 
 def test_negative_rows_get_the_branch(check: Any, pack: Any, monkeypatch: Any) -> None:
-    rows = pack.module("nodes.rows")
+    rows = pack.module("nodes.sampling.conditionings")
     right = rows.Conditioning
     monkeypatch.setattr(rows, "Conditioning", lambda positive, text=None: right(0, text))
     caught(check, "two")
 
 
 def test_rows_in_the_wrong_order(check: Any, pack: Any, monkeypatch: Any) -> None:
-    batch = pack.module("nodes.rows").Batch
-    right = batch.positive_parts
-    reversed_rows = lambda self, *rest: right(replace(self, rows=self.rows[::-1]), *rest)  # noqa: E731
-    monkeypatch.setattr(batch, "positive_parts", reversed_rows)
+    call = pack.module("nodes.sampling.call")
+    right = call.positive_parts
+    monkeypatch.setattr(call, "positive_parts", lambda rows, *rest: right(rows[::-1], *rest))
     caught(check, "two")
 
 
@@ -87,7 +85,7 @@ def test_weight_ignored(check: Any, pack: Any, monkeypatch: Any) -> None:
 
 
 def test_drop_ignored(check: Any, pack: Any, monkeypatch: Any) -> None:
-    resampler = pack.module("msd_core.resampler").GroundingResampler
+    resampler = pack.module("msd_core.adapters.resampler").GroundingResampler
     right = resampler.latents
     kept = lambda self, phrases, boxes, drop: right(self, phrases, boxes, drop & False)  # noqa: E731
     monkeypatch.setattr(resampler, "latents", kept)
@@ -102,7 +100,7 @@ def test_boxes_with_x_and_y_swapped(check: Any, pack: Any, monkeypatch: Any) -> 
 
 
 def test_auto_layout_a_step_late(check: Any, pack: Any, monkeypatch: Any) -> None:
-    run = pack.module("nodes.image_branch").Run
+    run = pack.module("nodes.sampling.run").Run
     right = run.enter
 
     def late(self: Any, sigma: float) -> None:
@@ -114,14 +112,14 @@ def test_auto_layout_a_step_late(check: Any, pack: Any, monkeypatch: Any) -> Non
 
 
 def test_auto_layout_of_the_negative_s_maps(check: Any, pack: Any, monkeypatch: Any) -> None:
-    branch = pack.module("nodes.image_branch")
+    branch = pack.module("nodes.sampling.image_branch")
     right = branch.phrase_maps
     monkeypatch.setattr(branch, "phrase_maps", lambda q, k, h, w: right(q.flip(0), k.flip(0), h, w))
     caught(check, "gen_pseudo")  # two pictures a batch, each with maps of its own
 
 
 def test_photo_not_stretched_first(pack: Any) -> None:
-    prepare = pack.module("nodes.encode_references").prepare_photo
+    prepare = pack.module("nodes.encode_references").prepare_reference
     for fit in ("crop", "pad"):
         pixels = (
             (prepare(test_golden_host.stored_photo("wide"), None, fit, "black", 224) * 255)

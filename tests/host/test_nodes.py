@@ -41,7 +41,7 @@ class TestLayout:
         subjects, masks, boxes, preview = place(layout(CAT, CUP), photo(1), photo(2, count=3)).args
         first, second = subjects.subjects
         assert (first.phrase, first.box, first.weight) == ("cat", (0.0, 0.25, 0.4, 0.75), 0.5)
-        assert torch.equal(second.photos, photo(2, count=3)), "a batch is photos of one subject"
+        assert torch.equal(second.references, photo(2, count=3)), "a batch is photos of one subject"
         assert masks.shape == (2, 32, 64)
         assert masks[0, 8:24, :26].all() and masks[0].sum() == 16 * 26
         assert boxes == [
@@ -105,17 +105,20 @@ class TestLayout:
         grey = torch.rand(1, 8, 8, 1)
         four = torch.rand(1, 8, 8, 4)
         first, second = place(layout(CAT, CUP), grey, four)[0].subjects
-        assert torch.equal(first.photos, grey.expand(-1, -1, -1, 3)) and first.photo_masks is None
-        assert torch.equal(second.photos, four[..., :3])
-        assert torch.equal(second.photo_masks, four[..., 3])
+        assert (
+            torch.equal(first.references, grey.expand(-1, -1, -1, 3))
+            and first.reference_masks is None
+        )
+        assert torch.equal(second.references, four[..., :3])
+        assert torch.equal(second.reference_masks, four[..., 3])
         mask = torch.rand(1, 8, 8)
         masks = {"reference_mask_1": mask}
         connected = place(layout(CAT), four, reference_masks=masks)[0].subjects[0]
-        assert torch.equal(connected.photo_masks, mask), "it goes before alpha"
+        assert torch.equal(connected.reference_masks, mask), "it goes before alpha"
         four[..., 3] = 1 - 1e-4  # as resizing leaves it
-        assert place(layout(CAT), four)[0].subjects[0].photo_masks is None
+        assert place(layout(CAT), four)[0].subjects[0].reference_masks is None
         two = torch.cat((four, torch.rand(1, 8, 8, 4)))
-        masks = place(layout(CAT), two)[0].subjects[0].photo_masks
+        masks = place(layout(CAT), two)[0].subjects[0].reference_masks
         assert masks.shape == (2, 8, 8) and masks[0].min() > 0.99
         two[1, ..., 3] = 0
         with pytest.raises(ValueError, match="reference_1, picture 2, is wholly transparent"):
@@ -260,7 +263,7 @@ class TestLayout:
     def test_pictures_of_other_precision(self, place: Any) -> None:
         bright = torch.full((1, 8, 8, 3), 1.5)  # HDR
         for picture in (bright, bright.half(), bright.bfloat16(), bright.double()):
-            photos = place(layout(CAT), picture)[0].subjects[0].photos
+            photos = place(layout(CAT), picture)[0].subjects[0].references
             assert photos.dtype == torch.float32 and (photos == 1).all()
 
     WRONG_MASKS = [
@@ -305,11 +308,11 @@ class TestLayout:
         mask = torch.ones(shape, dtype=dtype)
         given = {"reference_masks": {"reference_mask_1": mask}, "regions": {"region_1": mask}}
         subject = place(layout(CAT), photo(1), **given)[0].subjects[0]
-        assert (subject.photo_masks > 0.999).all() and subject.region.shape == (8, 8)
+        assert (subject.reference_masks > 0.999).all() and subject.region.shape == (8, 8)
 
     def test_the_saved_copy_of_a_layout(self, pack: Any) -> None:
         """What a graph runs by whose front end couldn't load the editor."""
-        saved_layout = pack.module("nodes.layout")._saved_layout
+        saved_layout = pack.module("nodes.layout.node")._saved_layout
         node = {"id": 7, "type": "MSDLayout", "properties": {"msd_layout": layout(CAT)}}
         inner = {"id": "abc", "nodes": [node]}
         outer = {"id": 3, "type": "abc", "properties": {}}
@@ -362,11 +365,11 @@ class TestInvertedMasks:
 
     @pytest.mark.parametrize("name", SUBJECTS)
     def test_inverted(self, pack: Any, name: str) -> None:
-        assert pack.module("nodes.references").looks_inverted(1 - self.SUBJECTS[name])
+        assert pack.module("nodes.layout.references").looks_inverted(1 - self.SUBJECTS[name])
 
     @pytest.mark.parametrize("name", RIGHT)
     def test_the_right_way_round(self, pack: Any, name: str) -> None:
-        assert not pack.module("nodes.references").looks_inverted(self.RIGHT[name])
+        assert not pack.module("nodes.layout.references").looks_inverted(self.RIGHT[name])
 
     def test_it_is_told_and_runs(self, pack: Any, monkeypatch: Any, caplog: Any) -> None:
         sent = []
@@ -387,7 +390,9 @@ class TestInvertedMasks:
 
         run(photo(1), reference_mask_1=subject)
         assert sent == []
-        assert run(photo(1), reference_mask_1=1 - subject)[0].subjects[0].photo_masks is not None
+        assert (
+            run(photo(1), reference_mask_1=1 - subject)[0].subjects[0].reference_masks is not None
+        )
         said = "Subject 1: is reference_mask_1 inverted? It keeps the border of reference_1 and"
         assert sent[0][0].startswith(said) and sent[0][1] == "7" and said in caplog.text
         run(photo(1), reference_mask_1=subject)
@@ -398,7 +403,7 @@ class TestInvertedMasks:
 
 class TestReferences:
     def test_background_and_fit(self, pack: Any) -> None:
-        prepare = pack.module("nodes.encode_references").prepare_photo
+        prepare = pack.module("nodes.encode_references").prepare_reference
         picture = torch.ones(40, 80, 3)
         mask = torch.zeros(40, 80)
         mask[:, :40] = 1
@@ -416,7 +421,7 @@ class TestReferences:
     def test_masks_take_the_photos_size(self, place: Any) -> None:
         masks = {"reference_mask_1": torch.ones(1, 5, 7)}
         subject = place(layout(CAT), photo(1, count=2), reference_masks=masks)[0].subjects[0]
-        assert subject.photo_masks.shape == (2, 20, 30)
+        assert subject.reference_masks.shape == (2, 20, 30)
 
     @pytest.fixture
     def vision(self, tmp_path: Path) -> Any:
@@ -588,7 +593,7 @@ class TestGrounding:
             node.execute(adapter, NoClipL(), encoded)
 
     def test_wrong_encoder_is_named_for_the_release(self, pack: Any) -> None:
-        check = pack.module("nodes.ground_references")._check_features
+        check = pack.module("nodes.ground_references")._checked_features
         with pytest.raises(ValueError) as caught:
             check(torch.zeros(1, 257, 1280), 1664, 2)
         assert str(caught.value) == (
@@ -649,7 +654,7 @@ class TestAutoLayout:
     def test_places(
         self, pack: Any, clip: Any, prompt: str, phrase: str, occurrence: int, expected: list[str]
     ) -> None:
-        find = pack.module("nodes.auto_layout").prompt_places
+        find = pack.module("nodes.auto_layout").token_positions
         if expected:
             assert self.words(clip, prompt, find(clip, phrase, prompt, occurrence)) == expected
         else:
@@ -657,7 +662,7 @@ class TestAutoLayout:
                 find(clip, phrase, prompt, occurrence)
 
     def test_occurrences_are_different_places(self, pack: Any, clip: Any) -> None:
-        find = pack.module("nodes.auto_layout").prompt_places
+        find = pack.module("nodes.auto_layout").token_positions
         first, second = (find(clip, "dog", "a dog and a dog", n) for n in (0, 1))
         assert (first, second) == ((2,), (5,))
 
@@ -666,7 +671,7 @@ class TestAutoLayout:
         """By its encoding, with whatever stands beside it; other texts are not it."""
         node = pack.module("nodes.auto_layout")
         prompt = "a (photo:1.2) of a cat on a red table"
-        places = node.prompt_places(clip, "red table", prompt, 0)
+        places = node.token_positions(clip, "red table", prompt, 0)
         known = node.encode_prompt(clip, prompt)
 
         def found(conditioning: Any) -> tuple[int, ...]:
@@ -695,7 +700,7 @@ class TestAutoLayout:
         subjects = place(layout(CAT, CUP), photo(1), photo(2))[0]
         out = pack.MSDAutoLayout.execute(clip, subjects, "a cat on a table", 0.4, 3)
         cat, cup = out[0].subjects
-        assert cat.prompt_tokens == (2,) and cup.prompt_tokens == ()
+        assert cat.token_positions == (2,) and cup.token_positions == ()
         assert out[0].size == subjects.size == (64, 32)
         assert (out[0].auto_layout.threshold, out[0].auto_layout.start_step) == (0.4, 3)
         said = out.ui.as_dict()["text"][0]
@@ -787,7 +792,7 @@ class TestLoader:
 
 
 def test_the_preview_shows_each_subject(pack: Any, place: Any) -> None:
-    colours = pack.module("nodes.layout_preview").COLOURS
+    colours = pack.module("nodes.layout.preview").COLOURS
     preview = place(layout(CAT, CUP), photo(1), photo(2))[3]
     pixels = {tuple(p) for p in (preview[0] * 255).round().byte().reshape(-1, 3).numpy().tolist()}
     for colour in colours[:2]:

@@ -9,7 +9,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from golden import Golden
 
-from msd_core.sdxl import check_fit, cross_attentions
+from msd_core.models.unet import check_fit, cross_attentions
 
 SHARED = {
     "use_checkpoint": False, "image_size": 32, "out_channels": 4, "use_spatial_transformer": True,

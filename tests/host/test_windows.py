@@ -24,7 +24,7 @@ from sampling import (
 )
 
 from microworld.host import run_node
-from msd_core.layout import box_coverage
+from msd_core.coverage import box_coverage
 
 Wrapper = Callable[[Callable[..., torch.Tensor], dict[str, Any]], torch.Tensor]
 

@@ -71,7 +71,7 @@ def test_a_step(plain: Any, apply: Any, subjects: Any, count: int, share: float)
     bare = steps(plain)
     places = [(n / count, 0.25, (n + share) / count, 0.75) for n in range(count)]
     first, *later = steps(apply(plain, subjects(*places)))
-    # The places in the two grids are found on the CPU.
+    # What the subjects cover of the two grids is found on the CPU.
     assert first.waits - bare[0].waits == (6 if share == 1 else 8)
     for with_ours, without in zip(later, bare[1:], strict=True):
         added = with_ours.names - without.names
@@ -119,14 +119,15 @@ class Moves(TorchDispatchMode):
 def test_the_first_call_of_a_layer(
     pack: Any, plain: Any, apply: Any, subjects: Any, auto: Any, places: Any
 ) -> None:
-    """Keys, values and places go to the device unwaited for. To read a value of this one, which
+    """Keys, values and coverages go to the device unwaited for. To read a value of this one, which
     has none, is an error."""
     tokens = tuple((n + 1,) for n, _ in enumerate(places))
     branch = patch_of(apply(plain, subjects(*places, auto=auto, prompt_tokens=tokens))).branch
-    rows = pack.module("nodes.rows")
-    run = pack.module("nodes.image_branch").Run([], step=1)
+    rows = pack.module("nodes.sampling.conditionings")
+    run = pack.module("nodes.sampling.run").Run([], step=1)
+    layer = pack.module("nodes.sampling.image_branch").Layer(("middle", 0, 0), 8, 4, 4)
     part = rows.Part(slice(None), rows._GUESSED)
     q = torch.empty(1, 16, 128, device="meta")
     with Moves() as moves:
-        branch.add(run, True, [part], ("middle", 0, 0), q.clone(), q, q, 8, 4, 4)
+        branch.add(run, part, layer, q.clone(), q, q)
     assert len(moves.waited) >= 3 and not any(moves.waited)

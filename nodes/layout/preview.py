@@ -1,14 +1,13 @@
-"""The picture of a layout: a numbered, coloured box a subject, its reference inside."""
+"""The preview of a layout: a numbered, coloured box for each subject, its reference inside."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .subjects import Subject
+from ..images import to_pil, to_tensor
+from ..subjects import Subject
 
 # Colours that people with colour blindness tell apart: Okabe and Ito,
 # https://jfly.uni-koeln.de/color/
@@ -27,13 +26,11 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
     font, plain = _font(font_size)
     for number, subject in enumerate(subjects, 1):
         colour = COLOURS[(number - 1) % len(COLOURS)]
-        x0, y0, x1, y1 = (
-            round(share * edge) for share, edge in zip(subject.box, size * 2, strict=True)
-        )
+        x0, y0, x1, y1 = (round(at * edge) for at, edge in zip(subject.box, size * 2, strict=True))
         if subject.region is not None:
             _tint(picture, subject.region, colour)
         if x1 > x0 and y1 > y0:
-            _paste_reference(picture, first_photo(subject), (x0, y0, x1, y1))
+            _paste_reference(picture, first_reference(subject), (x0, y0, x1, y1))
             draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=4)
         phrase = " ".join(subject.phrase.split())  # Pillow measures one line at a time
         label = f" {number}  {phrase or '(no phrase)'} "
@@ -45,7 +42,7 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
         right = x0 + 4 + draw.textlength(label, font=font)
         draw.rectangle((x0, y0, right, y0 + font_size * 1.5), fill=colour)
         draw.text((x0 + 2, y0 + font_size * 0.15), label, fill="black", font=font)
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+    return to_tensor(picture)[None]
 
 
 def _font(size: int) -> tuple[Any, bool]:
@@ -57,27 +54,25 @@ def _font(size: int) -> tuple[Any, bool]:
         return ImageFont.load_default(), True
 
 
-def first_photo(subject: Subject) -> Image.Image:
-    """The first photo of a subject as RGBA, transparent where the subject is not."""
-    picture = Image.fromarray((subject.photos[0] * 255).round().byte().cpu().numpy())
-    picture = picture.convert("RGBA")
-    if subject.photo_masks is not None:
-        mask = (subject.photo_masks[0] * 255).round().byte().cpu().numpy()
-        picture.putalpha(Image.fromarray(mask))
-    return picture
+def first_reference(subject: Subject) -> Image.Image:
+    """The first reference of a subject as RGBA, transparent where the subject is not."""
+    image = to_pil(subject.references[0]).convert("RGBA")
+    if subject.reference_masks is not None:
+        image.putalpha(to_pil(subject.reference_masks[0]))
+    return image
 
 
 def _paste_reference(
     picture: Image.Image, thumbnail: Image.Image, box: tuple[int, int, int, int]
 ) -> None:
-    """The photo, its aspect kept, in the middle of the box and half transparent."""
+    """Paste a reference half transparent in the middle of its box, its aspect ratio unchanged."""
     x0, y0, x1, y1 = box
     scale = min((x1 - x0) / thumbnail.width, (y1 - y0) / thumbnail.height)
     size = max(1, int(thumbnail.width * scale)), max(1, int(thumbnail.height * scale))
     thumbnail = thumbnail.resize(size)
-    place = (x0 + x1 - size[0]) // 2, (y0 + y1 - size[1]) // 2
+    corner = (x0 + x1 - size[0]) // 2, (y0 + y1 - size[1]) // 2
     half = thumbnail.getchannel("A").point([level * 2 // 3 for level in range(256)])
-    picture.paste(thumbnail, place, half)
+    picture.paste(thumbnail, corner, half)
 
 
 def _tint(picture: Image.Image, region: Tensor, colour: str) -> None:

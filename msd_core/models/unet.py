@@ -1,8 +1,11 @@
-"""From a checkpoint's projections to the cross-attentions of an SDXL-shaped UNet."""
+"""The text cross-attentions of Stable Diffusion's UNets (SD1.5, SDXL and its pruned relatives), in
+the order in which adapter files number them."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from torch import nn
 
 # The module order of diffusers, which numbers the released projections, has the middle last.
 _RELEASED_ORDER = {"input": 0, "output": 1, "middle": 2}
@@ -11,11 +14,14 @@ _CROSS_ATTENTION = re.compile(
 )
 
 
+Block = tuple[str, int, int]  # as the host names it: "input", "middle" or "output", number, depth
+
+
 class CrossAttention(NamedTuple):
     """One text cross-attention of the UNet."""
 
     key_index: int  # odd number in the checkpoint's key: 1, 3, 5, ...
-    block: tuple[str, int, int]  # the host's name: ("input" | "output" | "middle", block, depth)
+    block: Block
     width: int
     context: int
 
@@ -25,20 +31,31 @@ def cross_attentions(shapes: Mapping[str, Sequence[int]]) -> list[CrossAttention
     up blocks, then the middle block.
 
     Args:
-        shapes: parameter name (of the original SDXL layout, `input_blocks.4.1.…`) -> shape.
+        shapes: parameter name (of the original layout, `input_blocks.4.1.…`) -> shape.
     """
-    found: list[tuple[tuple[int, int, int], tuple[str, int, int], Sequence[int]]] = []
+    found: list[tuple[tuple[int, int, int], Block, Sequence[int]]] = []
     for name, shape in shapes.items():
         if match := _CROSS_ATTENTION.match(name):
-            room, number, depth = match[1], int(match[2]), int(match[3])
-            # The host counts the middle block as ("middle", 0); its number in the name is its
-            # place inside the block.
-            block = (room, 0 if room == "middle" else number, depth)
-            found.append(((_RELEASED_ORDER[room], number, depth), block, shape))
+            part, number, depth = match[1], int(match[2]), int(match[3])
+            # The host knows the middle block as ("middle", 0); the number in the parameter's name
+            # is that of a module inside it.
+            block = (part, 0 if part == "middle" else number, depth)
+            found.append(((_RELEASED_ORDER[part], number, depth), block, shape))
     return [
         CrossAttention(2 * i + 1, block, shape[0], shape[1])
         for i, (_, block, shape) in enumerate(sorted(found, key=lambda row: row[0]))
     ]
+
+
+def module_shapes(unet: nn.Module) -> dict[str, tuple[int, int]]:
+    """What `cross_attentions` needs of a UNet: read off the layers, whose stored weights may be
+    packed."""
+    layers = cast(Iterable[tuple[str, Any]], unet.named_modules())
+    return {
+        f"{name}.weight": (layer.out_features, layer.in_features)
+        for name, layer in layers
+        if name.endswith("attn2.to_k") and hasattr(layer, "out_features")
+    }
 
 
 def check_fit(attentions: Sequence[CrossAttention], projections: Sequence[tuple[int, int]]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and masks as they come through sockets, and what can be wrong with them."""
+"""References and masks of sockets, and what can be wrong with them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def read_photos(image: Any, socket: str) -> tuple[Tensor, Tensor | None]:
+def read_references(image: Any, socket: str) -> tuple[Tensor, Tensor | None]:
     """An IMAGE as RGB [n, H, W, 3] in 0..1, grey repeated, and its alpha [n, H, W] if any of it is
     transparent.
 
@@ -40,11 +40,11 @@ def read_photos(image: Any, socket: str) -> tuple[Tensor, Tensor | None]:
             "255."
         )
     image = image.clamp(0, 1)
-    photos = image[..., :3].expand(-1, -1, -1, 3)
+    references = image[..., :3].expand(-1, -1, -1, 3)
     if channels < 4:
-        return photos, None
+        return references, None
     alpha = image[..., 3].cpu()
-    return photos, None if _in_8_bits(alpha).min() == 255 else alpha
+    return references, None if _in_8_bits(alpha).min() == 255 else alpha
 
 
 def read_mask(mask: Any, socket: str) -> Tensor:
@@ -73,11 +73,25 @@ def read_mask(mask: Any, socket: str) -> Tensor:
     return mask.clamp(0, 1)
 
 
-def read_photo_masks(
-    given: Any, alpha: Tensor | None, photos: Tensor, number: int
+def read_region(mask: Any, socket: str) -> Tensor | None:
+    """A region's MASK as [H, W] in 0..1, None if there is none.
+
+    Raises:
+        ValueError: names the socket and what is wrong.
+    """
+    if mask is None:
+        return None
+    masks = read_mask(mask, socket)
+    if len(masks) != 1:
+        raise ValueError(f"{socket}: got {len(masks)} masks for one region.")
+    return masks[0]
+
+
+def read_reference_masks(
+    given: Any, alpha: Tensor | None, references: Tensor, number: int
 ) -> Tensor | None:
-    """Where in its photos [n, H, W, 3] subject `number` is, [n, H, W]: by the mask given on its
-    socket, else by its photos' alpha, else anywhere (None).
+    """Where in its references [n, H, W, 3] subject `number` is, [n, H, W]: by the mask given on its
+    socket, else by the references' alpha, else anywhere (None).
 
     Raises:
         ValueError: names the socket and what is wrong.
@@ -92,10 +106,10 @@ def read_photo_masks(
             )
         return alpha
     mask = read_mask(given, socket)
-    if len(mask) not in (1, len(photos)):
+    if len(mask) not in (1, len(references)):
         raise ValueError(
-            f"{socket}: {len(mask)} masks came for a batch of {len(photos)}. There must be one "
-            "for all photos, or one for each."
+            f"{socket}: got {len(mask)} masks for a batch of {len(references)}. There must be one "
+            "for all references, or one for each."
         )
     if (empty := _first_empty(mask)) is not None:
         raise ValueError(
@@ -103,13 +117,13 @@ def read_photo_masks(
             f"{number} would be left. Load Image gives such a mask for pictures without "
             "transparency; disconnect it."
         )
-    mask = mask.expand(len(photos), -1, -1)
-    return F.interpolate(mask[:, None], photos.shape[1:3], mode="bilinear")[:, 0]
+    mask = mask.expand(len(references), -1, -1)
+    return F.interpolate(mask[:, None], references.shape[1:3], mode="bilinear")[:, 0]
 
 
 def inversion_warnings(masks: Tensor | None, number: int, connected: bool) -> list[str]:
-    """What to say of subject `number` if a mask [n, H, W] of its photos looks inverted; connected:
-    to its socket, otherwise it is the photos' alpha."""
+    """What to say of subject `number` if a mask [n, H, W] of its references looks inverted;
+    connected: to its socket, otherwise it is the references' alpha."""
     if masks is None or not any(map(looks_inverted, masks)):
         return []
     if connected:
@@ -128,7 +142,7 @@ def looks_inverted(mask: Tensor) -> bool:
     """Whether a reference's mask [H, W] keeps most of the border and hardly anything of the
     middle, as that of a subject the wrong way round does.
 
-    A subject that fills its photo up to the edges keeps the middle too.
+    A subject that fills its reference up to the edges keeps the middle too.
     """
     kept = mask > 0.5
     height, width = kept.shape

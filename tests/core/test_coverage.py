@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_core.layout import Window, box_coverage, mask_box, mask_coverage
+from msd_core.coverage import Window, box_coverage, mask_box, mask_coverage
 
 sides = st.integers(1, 24)
 coordinates = st.floats(-0.5, 1.5, width=32) | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])

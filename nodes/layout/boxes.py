@@ -1,22 +1,22 @@
-"""Boxes as they come through sockets and workflow files, and the layout value of MSDLayout."""
+"""Boxes of sockets and workflow files, and the layout value of MSDLayout."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .subjects import MOST_SUBJECTS, Box
+from ..subjects import MAX_SUBJECTS, Box
 
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 LAYOUT_VERSION = 1
-HEAVIEST = 10
+MAX_WEIGHT = 10
 # How far a box may reach beyond the picture, in its widths and heights; what is outside is cut off.
 # Read as percent or pixels, a box within this would be smaller than any subject.
 MAX_OUTSIDE = 1.0
 
 
 @dataclass(frozen=True)
-class Place:
+class SubjectSpec:
     """Phrase, box and weight of one subject, as a layout or a boxes socket gives them."""
 
     phrase: str | None
@@ -24,7 +24,7 @@ class Place:
     weight: float = 1.0
 
 
-def parse_layout(layout: Any) -> list[Place]:
+def parse_layout(layout: Any) -> list[SubjectSpec]:
     """The subjects of a layout value: `{"version": 1, "subjects": [{"phrase": str, "box":
     [x0, y0, x1, y1] in 0..1, "weight": number}]}`. Box null, missing or all zeros: no box.
 
@@ -41,11 +41,11 @@ def parse_layout(layout: Any) -> list[Place]:
             f"layout has version {version!r}, this pack reads version {LAYOUT_VERSION}. "
             "Update MS-Diffusion."
         )
-    if len(layout["subjects"]) > MOST_SUBJECTS:
+    if len(layout["subjects"]) > MAX_SUBJECTS:
         raise ValueError(
-            f"layout has {len(layout['subjects'])} subjects; at most {MOST_SUBJECTS} fit."
+            f"layout has {len(layout['subjects'])} subjects; at most {MAX_SUBJECTS} fit."
         )
-    places = []
+    specs = []
     for number, subject in enumerate(layout["subjects"], 1):
         where = f"layout, subject {number}"
         if not isinstance(subject, Mapping):
@@ -54,17 +54,17 @@ def parse_layout(layout: Any) -> list[Place]:
         if not isinstance(phrase, str):
             raise ValueError(f"{where}: phrase must be text, got {_shown(phrase)}.")
         weight = subject.get("weight", 1.0)
-        if not (_is_number(weight) and 0 <= weight <= HEAVIEST):
+        if not (_is_number(weight) and 0 <= weight <= MAX_WEIGHT):
             raise ValueError(
-                f"{where}: weight must be a number from 0 to {HEAVIEST}, got {_shown(weight)}."
+                f"{where}: weight must be a number from 0 to {MAX_WEIGHT}, got {_shown(weight)}."
             )
         box = subject.get("box")
         box = NO_BOX if box is None else _normalised_box(box, where)
-        places.append(Place(phrase, box, float(weight)))
-    return places
+        specs.append(SubjectSpec(phrase, box, float(weight)))
+    return specs
 
 
-def parse_boxes(boxes: Any, width: int, height: int) -> list[Place]:
+def parse_boxes(boxes: Any, width: int, height: int) -> list[SubjectSpec]:
     """Boxes of any form that the `boxes` socket takes.
 
     Args:
@@ -76,14 +76,14 @@ def parse_boxes(boxes: Any, width: int, height: int) -> list[Place]:
     """
     if isinstance(boxes, str):
         rows = [row for row in boxes.replace("\n", ";").split(";") if row.strip()]
-        return [Place(None, _text_box(row, n)) for n, row in enumerate(rows, 1)]
+        return [SubjectSpec(None, _text_box(row, n)) for n, row in enumerate(rows, 1)]
     if isinstance(boxes, Mapping):
         boxes = [boxes]
     if isinstance(boxes, Sequence) and boxes and isinstance(boxes[0], (list, tuple)):
         boxes = boxes[0]
     if not isinstance(boxes, Sequence):
         raise ValueError(f"boxes: expected boxes, got {_shown(boxes)}.")
-    places = []
+    specs = []
     for number, entry in enumerate(boxes, 1):
         where = f"boxes, box {number}"
         if not isinstance(entry, Mapping):
@@ -119,8 +119,8 @@ def parse_boxes(boxes: Any, width: int, height: int) -> list[Place]:
             box = _cut(box, where)
         else:
             raise ValueError(f"{where}: expected x, y, width and height, got {_shown(entry)}.")
-        places.append(Place(str(phrase) if phrase else None, box))
-    return places
+        specs.append(SubjectSpec(str(phrase) if phrase else None, box))
+    return specs
 
 
 def pixel_box(box: Box, width: int, height: int) -> dict[str, int]:

@@ -1,8 +1,10 @@
-"""MSDLayout: references, phrases and places of all subjects become one wire."""
+"""MSDLayout: references, phrases, boxes and regions of all subjects become one wire."""
 
 import json
 import math
 import uuid
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,20 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..msd_core.layout import mask_box
-from .boxes import NO_BOX, parse_boxes, parse_layout, pixel_box
-from .layout_preview import draw_layout, first_photo
-from .node_text import show_warnings
-from .references import inversion_warnings, read_mask, read_photo_masks, read_photos
-from .subjects import MOST_SUBJECTS, SHOWS_OUTPUT, MSDSubjects, Subject, Subjects
+from ...msd_core.coverage import mask_box
+from ..node_text import SHOWS_OUTPUT, show_warnings
+from ..subjects import MAX_SUBJECTS, MSDSubjects, Subject, Subjects
+from .boxes import NO_BOX, SubjectSpec, parse_boxes, parse_layout, pixel_box
+from .preview import draw_layout, first_reference
+from .references import inversion_warnings, read_reference_masks, read_references, read_region
 
-LAYOUT_PROPERTY = "msd_layout"  # as web/js/layout.js names it
-THUMBNAIL = 128  # pixels of the longer edge
+LAYOUT_PROPERTY = "msd_layout"  # the editor names it so too (web/js)
+THUMBNAIL_EDGE = 128  # pixels of the longer edge
 
 
 @io.comfytype(io_type="MSD_LAYOUT")
 class LayoutValue(io.ComfyTypeIO):
-    """Value of the layout widget; nodes/boxes.py tells its form."""
+    """Value of the layout widget; `parse_layout` describes it."""
 
     Type = dict
 
@@ -41,7 +43,7 @@ class LayoutValue(io.ComfyTypeIO):
 
 
 def _numbered(name: str, input: io.Input, min: int = 0) -> io.Autogrow.TemplateNames:
-    names = [f"{name}_{number}" for number in range(1, MOST_SUBJECTS + 1)]
+    names = [f"{name}_{number}" for number in range(1, MAX_SUBJECTS + 1)]
     return io.Autogrow.TemplateNames(input, names=names, min=min)
 
 
@@ -52,7 +54,7 @@ class MSDLayout(io.ComfyNode):
             node_id="MSDLayout",
             display_name="MSD Layout",
             category="MS-Diffusion",
-            description="Say which subjects the picture shows, and where each goes.",
+            description="Choose the subjects of the picture, and where each goes.",
             search_aliases=["ms diffusion", "multi subject", "regional", "boxes", "layout"],
             **SHOWS_OUTPUT,
             hidden=[io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -63,14 +65,14 @@ class MSDLayout(io.ComfyNode):
                         "reference",
                         io.Image.Input(
                             "reference",
-                            tooltip="Photo of one subject; a batch is several photos of it. What "
-                            "is transparent counts as background.",
+                            tooltip="Reference of one subject; a batch is several of them. "
+                            "Transparent parts count as background.",
                         ),
                         min=1,
                     ),
-                    tooltip="One picture per subject, in the order of the layout. A batch on one "
-                    "socket is several photos of the same subject. What is transparent counts as "
-                    "background, where no mask is connected.",
+                    tooltip="One reference for each subject, in the order of the layout. A batch "
+                    "on one socket is several references of the same subject. Transparent parts "
+                    "count as background, where no mask is connected.",
                 ),
                 io.Autogrow.Input(
                     "reference_masks",
@@ -80,11 +82,11 @@ class MSDLayout(io.ComfyNode):
                         io.Mask.Input(
                             "reference_mask",
                             optional=True,
-                            tooltip="White where the subject is in its photo.",
+                            tooltip="White where the subject is in its reference.",
                         ),
                     ),
-                    tooltip="White where the subject is in its photo. Takes the background out of "
-                    "the reference, which the method likes best.",
+                    tooltip="White where the subject is in its reference. Removes the background, "
+                    "which suits the method best.",
                 ),
                 io.Autogrow.Input(
                     "regions",
@@ -134,7 +136,7 @@ class MSDLayout(io.ComfyNode):
                     display_name="subjects", tooltip="The subjects, for MSD Encode References."
                 ),
                 io.Mask.Output(
-                    display_name="masks", tooltip="Where each subject goes, one mask a subject."
+                    display_name="masks", tooltip="Where each subject goes, one mask for each."
                 ),
                 io.BoundingBox.Output(
                     display_name="boxes", tooltip="The box of each subject, in pixels."
@@ -162,7 +164,7 @@ class MSDLayout(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, layout: Any = None, **inputs: Any) -> float:
-        """Without a layout the saved copy counts, which is no input: then always run anew."""
+        """Without a layout the saved copy counts, which is no input: then always run again."""
         return math.nan if layout is None else 0.0
 
     @classmethod
@@ -176,65 +178,49 @@ class MSDLayout(io.ComfyNode):
         boxes: Any = None,
         layout: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
+        unique_id = cls.hidden.unique_id if cls.hidden else None
         if layout is None and cls.hidden:
-            layout = _saved_layout(cls.hidden.extra_pnginfo, cls.hidden.unique_id)
-        places = parse_layout(layout)
+            layout = _saved_layout(cls.hidden.extra_pnginfo, unique_id)
+        specs = parse_layout(layout)
         linked = None if boxes is None else parse_boxes(boxes, width, height)
-        reference_masks, regions = reference_masks or {}, regions or {}
-        count = _subject_count(references, len(places), None if linked is None else len(linked))
+        count = _subject_count(references, len(specs), None if linked is None else len(linked))
+        specs = _merge(specs, linked, count, regions or {})
         subjects, warnings = [], []
-        for number in range(1, count + 1):
-            place = places[number - 1] if number <= len(places) else None
-            box, phrase = (place.box, place.phrase or "") if place else (NO_BOX, "")
-            if linked is not None:
-                box, phrase = linked[number - 1].box, phrase or linked[number - 1].phrase or ""
-            photos, alpha = read_photos(references[f"reference_{number}"], f"reference_{number}")
-            region = regions.get(f"region_{number}")
-            if region is not None:
-                region = read_mask(region, f"region_{number}")
-                if len(region) != 1:
-                    raise ValueError(f"region_{number}: {len(region)} masks came for one region.")
-                region = region[0]
-                box = mask_box(region)
-            elif place is None and linked is None:
-                raise ValueError(
-                    f"layout: subject {number} has a reference but no place. "
-                    f"Give it a box in the layout, or connect boxes or region_{number}."
-                )
-            mask = reference_masks.get(f"reference_mask_{number}")
-            masks = read_photo_masks(mask, alpha, photos, number)
+        for number, spec in enumerate(specs, 1):
+            socket, mask_socket = f"reference_{number}", f"reference_mask_{number}"
+            images, alpha = read_references(references[socket], socket)
+            mask = (reference_masks or {}).get(mask_socket)
+            masks = read_reference_masks(mask, alpha, images, number)
             warnings += inversion_warnings(masks, number, connected=mask is not None)
+            region = read_region((regions or {}).get(f"region_{number}"), f"region_{number}")
             subjects.append(
                 Subject(
-                    phrase=phrase.strip(),
-                    box=box,
-                    weight=place.weight if place else 1.0,
-                    photos=photos,
-                    photo_masks=masks,
+                    phrase=(spec.phrase or "").strip(),
+                    box=spec.box if region is None else mask_box(region),
+                    weight=spec.weight,
+                    references=images,
+                    reference_masks=masks,
                     region=region,
                 )
             )
-        show_warnings("MSD Layout", cls.hidden.unique_id if cls.hidden else None, warnings)
-        masks = torch.stack(
-            [s.coverage(height, width).view(height, width).float() for s in subjects]
-        )
-        pixel_boxes = [pixel_box(subject.box, width, height) for subject in subjects]
-        shown = [subject.box for subject in subjects]
+        show_warnings("MSD Layout", unique_id, warnings)
+        coverages = [subject.coverage(height, width) for subject in subjects]
+        shown = {
+            "boxes": [subject.box for subject in subjects],
+            "linked": linked is not None,
+            "size": [width, height],
+        }
         return io.NodeOutput(
             Subjects(tuple(subjects), size=(width, height)),
-            masks,
-            [pixel_boxes],
+            torch.stack([coverage.view(height, width).float() for coverage in coverages]),
+            [[pixel_box(subject.box, width, height) for subject in subjects]],
             draw_layout(subjects, width, height),
             # For the editor, which can't see references that are processed on their way, nor boxes
             # and sizes of another node. As text: the host takes dictionaries for output files of
             # the job.
             ui={
                 "msd_references": [_save_thumbnail(subject) for subject in subjects],
-                "msd_layout": [
-                    json.dumps(
-                        {"boxes": shown, "linked": linked is not None, "size": [width, height]}
-                    )
-                ],
+                "msd_layout": [json.dumps(shown)],
             },
         )
 
@@ -260,32 +246,57 @@ def _saved_layout(saved: Any, path: Any) -> Any:
 
 
 def _save_thumbnail(subject: Subject) -> str:
-    """Save a small copy of a subject's first photo, cut out where it is, among the host's temporary
-    files; returns its name."""
-    picture = first_photo(subject)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    """Save a small copy of a subject's first reference, cut out by its mask, among the host's
+    temporary files; returns its name."""
+    image = first_reference(subject)
+    image.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE))
     name = f"msd_reference_{uuid.uuid4().hex}.png"
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
-    picture.save(folder / name, compress_level=1)
+    image.save(folder / name, compress_level=1)
     return name
 
 
-def _subject_count(references: dict[str, Tensor], places: int, linked: int | None) -> int:
-    """Subjects of the layout, once every reference has its place and every place its reference."""
+def _subject_count(references: dict[str, Tensor], in_layout: int, linked: int | None) -> int:
+    """How many subjects there are, once references, layout and linked boxes agree."""
     count = len(references)
     for number in range(1, count + 1):
         if references.get(f"reference_{number}") is None:
             raise ValueError(
                 f"reference_{number} is not connected, a later one is. Connect them without a gap."
             )
-    if places > count:
+    if in_layout > count:
         raise ValueError(
-            f"layout: subject {places} has no picture. Connect reference_{count + 1}, or remove "
-            "the subject from the layout."
+            f"layout: subject {in_layout} has no reference. Connect reference_{count + 1}, or "
+            "remove the subject from the layout."
         )
     if linked is not None and linked != count:
         raise ValueError(
-            f"boxes: {linked} came for {count} references. There must be one for each reference."
+            f"boxes: got {linked} boxes for {count} references. There must be one for each."
         )
     return count
+
+
+def _merge(
+    specs: Sequence[SubjectSpec],
+    linked: Sequence[SubjectSpec] | None,
+    count: int,
+    regions: dict[str, Tensor],
+) -> list[SubjectSpec]:
+    """What is known of each subject: from the layout, with linked boxes in place of its own."""
+    merged = []
+    for index in range(count):
+        spec = specs[index] if index < len(specs) else None
+        if linked is not None:
+            own, box = spec or linked[index], linked[index]
+            spec = replace(own, box=box.box, phrase=own.phrase or box.phrase)
+        elif spec is None:
+            number = index + 1
+            if regions.get(f"region_{number}") is None:
+                raise ValueError(
+                    f"layout: subject {number} has a reference, but nothing says where it goes. "
+                    f"Give it a box in the layout, or connect boxes or region_{number}."
+                )
+            spec = SubjectSpec(None, NO_BOX)
+        merged.append(spec)
+    return merged

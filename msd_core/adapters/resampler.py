@@ -1,6 +1,7 @@
 """The grounding resampler: image features, phrase and box of a subject -> its image tokens
-(paper section 3.2). Parameters keep the names they have in `ms_adapter.bin`."""
+(docs/method.md, "Grounding resampler"). Parameters have the names of `ms_adapter.bin`."""
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ def box_fourier(boxes: Tensor) -> Tensor:
     """Fourier embedding of boxes: frequency-major, then sine and cosine, then x0, y0, x1, y1.
 
     Args:
-        boxes: [..., 4], x0, y0, x1, y1 as shares of the picture.
+        boxes: [..., 4], normalised x0, y0, x1, y1.
     Returns:
         [..., 64] float32. In float16 these features would be off by up to 2e-2.
     """
@@ -50,35 +51,36 @@ class PerceiverAttention(nn.Module):
         return self.to_out(rearrange(out, "s h n d -> s n (h d)"))
 
 
+@dataclass(frozen=True)
+class ResamplerSizes:
+    """Sizes of a `GroundingResampler`, by the research code's names."""
+
+    dim: int  # width of the perceiver
+    depth: int  # its layers
+    dim_head: int
+    heads: int
+    num_queries: int  # image tokens a subject, T
+    embedding_dim: int  # width of the image features, E
+    output_dim: int  # width of the UNet's cross-attention, C
+    ff_mult: int  # the feed-forward layers are this many times as wide as the perceiver
+    phrase_embeddings_dim: int  # width of the phrase embedding, F
+
+
 class GroundingResampler(nn.Module):
     """The perceiver that turns encoder features into image tokens, started from latents that know
     the subject's phrase and box.
 
     Args:
-        dim, depth, dim_head, heads, ff_mult: width, layers and shape of the perceiver.
-        num_queries: image tokens a subject, T.
-        embedding_dim: width of the image features, E.
-        output_dim: width of the UNet's cross-attention, C.
-        phrase_embeddings_dim: width of the phrase embedding, F.
+        sizes: all of them.
         operations: namespace with `Linear` and `LayerNorm`; a host passes its own.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        depth: int,
-        dim_head: int,
-        heads: int,
-        num_queries: int,
-        embedding_dim: int,
-        output_dim: int,
-        ff_mult: int,
-        phrase_embeddings_dim: int,
-        operations: Any = nn,
-        device: Any = None,
-    ) -> None:
+    def __init__(self, sizes: ResamplerSizes, operations: Any = nn, device: Any = None) -> None:
         super().__init__()
-        grounding = phrase_embeddings_dim + FOURIER_WIDTH
+        self.sizes = sizes
+        dim, num_queries = sizes.dim, sizes.num_queries
+        hidden = dim * sizes.ff_mult
+        grounding = sizes.phrase_embeddings_dim + FOURIER_WIDTH
         self.grounding_latents = nn.Parameter(torch.empty(1, num_queries, dim, device=device))
         if not self.grounding_latents.is_meta:  # there it would import seconds of torch's compiler
             nn.init.normal_(self.grounding_latents, std=dim**-0.5)
@@ -88,23 +90,23 @@ class GroundingResampler(nn.Module):
             operations.Linear(grounding * 2, num_queries * dim, device=device),
         )
         self.latent_norm = operations.LayerNorm(dim, device=device)
-        self.proj_in = operations.Linear(embedding_dim, dim, device=device)
+        self.proj_in = operations.Linear(sizes.embedding_dim, dim, device=device)
         self.attention_norm = operations.LayerNorm(dim, device=device)
-        self.proj_out = operations.Linear(dim, output_dim, device=device)
-        self.norm_out = operations.LayerNorm(output_dim, device=device)
+        self.proj_out = operations.Linear(dim, sizes.output_dim, device=device)
+        self.norm_out = operations.LayerNorm(sizes.output_dim, device=device)
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 (
-                    PerceiverAttention(dim, dim_head, heads, operations, device),
+                    PerceiverAttention(dim, sizes.dim_head, sizes.heads, operations, device),
                     nn.Sequential(
                         operations.LayerNorm(dim, device=device),
-                        operations.Linear(dim, dim * ff_mult, bias=False, device=device),
+                        operations.Linear(dim, hidden, bias=False, device=device),
                         nn.GELU(),
-                        operations.Linear(dim * ff_mult, dim, bias=False, device=device),
+                        operations.Linear(hidden, dim, bias=False, device=device),
                     ),
                 )
             )
-            for _ in range(depth)
+            for _ in range(sizes.depth)
         )
 
     def latents(self, phrase_embeds: Tensor, boxes: Tensor, drop_grounding: Tensor) -> Tensor:

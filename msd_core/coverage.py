@@ -1,5 +1,4 @@
-"""Where in the picture each subject acts: coverage of the cells of an attention level
-(paper section 3.3)."""
+"""The cells of a grid that each subject covers, by its box or mask (docs/method.md, "Coverage")."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from torch import Tensor
 class Window(NamedTuple):
     """The part of a latent that one call of the model shows: which of its rows and columns."""
 
-    rows: Sequence[int]  # a range where they stand together
+    rows: Sequence[int]  # a range where they are consecutive
     columns: Sequence[int]
     latent_size: tuple[int, int]  # height and width of the whole latent
 
@@ -26,9 +25,9 @@ def box_coverage(boxes: Tensor, height: int, width: int, window: Window | None =
     box covers nothing.
 
     Args:
-        boxes: [..., S, 4], x0, y0, x1, y1 as shares of the picture, origin top left.
-        height, width: cells of the level.
-        window: the part of the latent that the level shows; None is all of it.
+        boxes: [..., S, 4], normalised x0, y0, x1, y1, origin top left.
+        height, width: of the grid.
+        window: the part of the latent that the grid shows; None is all of it.
     Returns:
         bool [..., S, height * width], row-major.
     """
@@ -42,14 +41,14 @@ def _axis_coverage(edges: Tensor, cells: int, indices: Sequence[int] | None, who
     """bool [..., S, cells] of one axis, from its edges [..., S, 2].
 
     Args:
-        indices: those of the whole latent's cells that are shown; None for all.
+        indices: the cells of the whole latent that are shown; None for all.
     """
     if indices is None:
         edges = edges * cells
     else:
         # Rounded, so that an edge on a cell's edge stays on it through the products.
         edges = (edges.double() * whole).round(decimals=4)
-        if not isinstance(indices, range):  # a window that begins again, or leaves cells out
+        if not isinstance(indices, range):  # a window that wraps around, or leaves cells out
             shown = torch.tensor(indices, device=edges.device)
             inside = (shown < edges[..., 1:]) & (shown + 1 > edges[..., :1])
             pooled = F.adaptive_max_pool1d(inside.double().flatten(0, -2), cells)
@@ -64,8 +63,8 @@ def mask_coverage(masks: Tensor, height: int, width: int, window: Window | None 
 
     Args:
         masks: [S, H, W] in 0..1, the whole picture at any resolution.
-        height, width: cells of the level.
-        window: the part of the latent that the level shows; None is all of it.
+        height, width: of the grid.
+        window: the part of the latent that the grid shows; None is all of it.
     Returns:
         float [S, height * width] in 0..1, row-major.
     """
@@ -101,3 +100,17 @@ def crop_box(
     x0, x1 = ((min(max(x, part[0]), part[2]) - part[0]) / width for x in box[0::2])
     y0, y1 = ((min(max(y, part[1]), part[3]) - part[1]) / height for y in box[1::2])
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else (0.0, 0.0, 0.0, 0.0)
+
+
+def crop_mask(mask: Tensor, size: tuple[int, int], part: tuple[int, int, int, int]) -> Tensor:
+    """A mask of the picture as a part of the picture has it.
+
+    Args:
+        mask: [H, W] in 0..1, the whole picture at any resolution.
+        size: height and width of the picture in pixels.
+        part: x0, y0, x1, y1 in pixels.
+    Returns:
+        [y1 - y0, x1 - x0] in 0..1
+    """
+    x0, y0, x1, y1 = part
+    return F.interpolate(mask[None, None], size, mode="area")[0, 0, y0:y1, x0:x1]

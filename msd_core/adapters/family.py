@@ -1,0 +1,100 @@
+"""What every family of adapters has in common: what it needs of a subject, and what it gives."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ..attention.subjects import SubjectMask
+
+# What users call the image encoders, by the width of their features.
+IMAGE_ENCODERS = {1664: "CLIP-ViT-bigG-14", 1280: "CLIP-ViT-H-14", 1024: "CLIP-ViT-L-14"}
+# (query [B, N, C], key, value [B or 1, heads, K, d], mask) -> [B, N, C], what the attention of the
+# covered queries to the image tokens adds to that to the text.
+Rule = Callable[[Tensor, Tensor, Tensor, SubjectMask], Tensor]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an adapter needs to make a subject's image tokens."""
+
+    image_encoder: str  # the name that users know it by
+    feature_width: int  # E, of the encoder's last hidden state but one
+    phrase_width: int  # F, of CLIP-L's pooled output for the phrase
+
+
+class Adapter(Protocol):
+    """An adapter of any family. Image tokens are [n, T, C] for n references of one subject."""
+
+    name: str  # of the family, in messages
+    needs: Needs
+    digest: str | None  # `weights_digest` of what was read; None for one that wasn't read
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Width and context of each cross-attention, in released order."""
+        ...
+
+    @property
+    def rule(self) -> Rule:
+        """What a covered query does with the keys and values."""
+        ...
+
+    def image_tokens(
+        self, features: Tensor, phrases: Tensor, boxes: Tensor, use_grounding: bool
+    ) -> Tensor:
+        """Image tokens [n, T, C].
+
+        Args:
+            features: [n, P, E] float32. phrases: [n, F] float32.
+            boxes: [n, 4], normalised x0, y0, x1, y1.
+            use_grounding: let phrase and box guide what is taken from the reference.
+        """
+        ...
+
+    def keys_and_values(self, image_tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Key and value [..., K, width] of each cross-attention, in released order, for the image
+        tokens [..., K, C] of all subjects."""
+        ...
+
+
+def flat_keys(sd: Mapping[Any, Any]) -> dict[str, Any]:
+    """A released file's table of tables (`image_proj`, `ms_adapter`) as flat keys; flat ones
+    stay."""
+    flat: dict[str, Any] = {}
+    for name, value in sd.items():
+        if isinstance(value, Mapping):
+            part = cast(Mapping[Any, Any], value)
+            flat |= {f"{name}.{key}": tensor for key, tensor in part.items()}
+        else:
+            flat[str(name)] = value
+    return flat
+
+
+def weights_digest(flat: Mapping[str, Tensor], *settings: object) -> str:
+    """Hash of all that an adapter computes with: settings, keys, types, shapes and values. 1.84 GB
+    take about a second, a fraction of reading them."""
+    digest = hashlib.sha256(" ".join(map(str, settings)).encode())
+    for key, tensor in sorted(flat.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_shapes(given: Mapping[str, Sequence[int]], module: torch.nn.Module, name: str) -> None:
+    """Check that a file's keys and shapes are exactly those of a family's module.
+
+    Raises:
+        ValueError: a key is missing, left over, or of another shape.
+    """
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    for key, shape in expected.items():
+        if key not in given:
+            raise ValueError(f"key {key!r} is missing")
+        if tuple(given[key]) != shape:
+            raise ValueError(f"{key!r} has shape {tuple(given[key])}, expected {shape}")
+    if extra := sorted(given.keys() - expected.keys()):
+        raise ValueError(f"key {extra[0]!r} is none of an {name} adapter's")
