@@ -121,7 +121,7 @@ class MSAdapter(nn.Module):
 
     @property
     def dummy_tokens(self) -> Tensor:
-        """[1, D, C]. They never influence inference (see METHOD); kept so that files stay whole."""
+        """[1, D, C]. Without effect on inference (docs/method.md, section 4); files keep them."""
         return self.dummy_image_tokens
 
     @property

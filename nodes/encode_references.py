@@ -1,4 +1,4 @@
-"""MSDEncodeReferences: photos -> image features (METHOD: picture -> 512 x 512 -> encoder size)."""
+"""MSDEncodeReferences: photos -> image features (docs/method.md, section 1)."""
 
 from dataclasses import replace
 
