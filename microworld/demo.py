@@ -21,7 +21,7 @@ from microworld.host import GUIDANCE, NEGATIVE, STEPS
 from microworld.scenes import COLOURS, HUES, SHAPES, TEXTURES, WHITE, Looks, draw_references, rgb
 from microworld.server import ROOT, PromptError, Server
 
-WORKFLOW = ROOT / "example_workflows" / "Two subjects.json"
+WORKFLOW = ROOT / "example_workflows" / "MS-Diffusion, two subjects.json"
 MODELS = ROOT / "microworld" / "models"
 OUTPUT = ROOT / "demo_output"
 SIZE = 128

@@ -4,7 +4,7 @@ encoders the tower and the resampler learn to tell the sprites' attributes from 
          the text encoders from captions: what CLIP brings to SDXL;
 base     UNet, text encoders and tower become a text-to-image model, with the adapter attached in a
          part of the samples, so that the frozen base knows what image tokens are;
-adapter  as METHOD section 9: everything frozen but resampler and projections.
+adapter  as docs/method.md, section 9: everything frozen but resampler and projections.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The cells of a grid that each subject covers, by its box or mask (docs/method.md, "Coverage")."""
+"""The cells of a grid that each subject covers, by its box or mask (docs/method.md, section 4)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

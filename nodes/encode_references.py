@@ -1,4 +1,4 @@
-"""MSDEncodeReferences: references -> image features (docs/method.md, "Reference encoding")."""
+"""MSDEncodeReferences: references -> image features (docs/method.md, section 1)."""
 
 from collections.abc import Iterable
 from dataclasses import replace

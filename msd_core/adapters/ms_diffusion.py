@@ -72,7 +72,7 @@ class MSAdapter(nn.Module):
         super().__init__()
         self.image_proj = resampler
         self.ms_adapter = nn.ModuleDict(projections)
-        # They never influence inference (docs/method.md); here so that files stay whole.
+        # They never influence inference (docs/method.md, section 4); files have them.
         self.dummy_image_tokens = nn.Parameter(dummy_image_tokens, requires_grad=False)
         sizes = resampler.sizes
         encoder = IMAGE_ENCODERS.get(sizes.embedding_dim, "another encoder")

@@ -1,5 +1,5 @@
 """The grounding resampler: image features, phrase and box of a subject -> its image tokens
-(docs/method.md, "Grounding resampler"). Parameters have the names of `ms_adapter.bin`."""
+(docs/method.md, sections 2 and 3). Parameters have the names of `ms_adapter.bin`."""
 
 from dataclasses import dataclass
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Masked multi-subject attention (docs/method.md, "The image branch"): each query attends to the
+"""Masked multi-subject attention (docs/method.md, section 4): each query attends to the
 image tokens of the subjects that cover it, and of nothing else."""
 
 from typing import NamedTuple

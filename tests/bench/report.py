@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,11 @@ def profile(found: Found) -> dict[str, dict[str, float]]:
     return rows
 
 
-def table(rows: dict[str, dict[str, float]], columns: Sequence[str] = ()) -> str:
+def table(rows: dict[str, dict[str, float]]) -> str:
     def shown(column: str, value: float) -> str:
         return f"{100 * value:.2f} %" if "share" in column else f"{value:.3g}"
 
-    columns = columns or list(next(iter(rows.values())))
+    columns = list(next(iter(rows.values())))
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, row in rows.items():
         lines.append(f"| {name} | {' | '.join(shown(c, row[c]) for c in columns)} |")

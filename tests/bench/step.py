@@ -47,7 +47,6 @@ from models import build_sdxl  # noqa: E402
 from other_packs import find_checkout, load_pack  # noqa: E402
 from peers import TOKENS, Box, Research, Step, ipadapters  # noqa: E402
 from report import (  # noqa: E402
-    ADDED,
     CODE,
     DOCS,
     OURS,
@@ -55,7 +54,6 @@ from report import (  # noqa: E402
     PLAIN,
     PLAIN_CODE,
     THEIRS,
-    TIMES,
     Found,
     keep,
     profile,
@@ -362,8 +360,6 @@ def main() -> None:
         name = f"{options.device}{'-full' if options.full else ''}"
         keep(name, {"machine": told, "rows": rows, "parts": parts, "steps": found})
         write(DOCS / "README.md", name, text)
-        if PLAIN_CODE in found and f"{THEIRS}: 2 on half" in found:
-            write(ROOT / "README.md", name, table(rows, (ADDED, TIMES)))
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ def test_a_connected_reference_adds_its_subject(ui: Ui) -> None:
 def test_subjects_go_with_their_references(ui: Ui) -> None:
     """The host moves later references up when one goes; phrases and boxes must not stay behind."""
     three = [subject(name, (0.25 * i, 0.1, 0.25 * i + 0.25, 0.5)) for i, name in enumerate("abc")]
-    ui.load(workflow("Three subjects with a background", subjects=three))
+    ui.load(workflow("MS-Diffusion, with background", subjects=three))
     thumbs = ui.element(".msd-thumb")
     ui.until(lambda: "reference_3.png" in (thumbs.nth(2).get_attribute("src") or ""))
     slot = "node.inputs.findIndex((input) => input.name === 'references.reference_1')"
@@ -328,11 +328,11 @@ def test_removing_a_subject_keeps_the_others_masks(ui: Ui) -> None:
 
 def test_the_same_picture_twice(ui: Ui) -> None:
     three = [subject(name, (0.25 * i, 0.1, 0.25 * i + 0.25, 0.5)) for i, name in enumerate("abc")]
-    ui.load(workflow("Three subjects with a background", subjects=three))
+    ui.load(workflow("MS-Diffusion, with background", subjects=three))
     at = "(name) => node.inputs.findIndex((input) => input.name === 'references.reference_' + name)"
     ui.node(
         f"""const at = {at};
-        const first = app.canvas.graph.nodes.find((n) => n.title === 'Reference 1');
+        const first = app.canvas.graph.nodes.find((n) => n.title.startsWith('Reference 1'));
         first.connect(0, node, at(2));
         for (let f = 0; f < 5; f++) await new Promise(requestAnimationFrame);
         node.disconnectInput(at(1));"""
@@ -361,7 +361,7 @@ def test_thumbnails_are_live_and_come_from_the_last_run(ui: Ui) -> None:
     thumbs = ui.element(".msd-thumb")
     ui.until(lambda: "reference_1.png" in (thumbs.nth(0).get_attribute("src") or ""))
     ui.node(
-        """const [photo] = app.canvas.graph.nodes.filter((n) => n.title === 'Reference 1');
+        """const [photo] = app.canvas.graph.nodes.filter((n) => n.title.startsWith('Reference 1'));
         photo.widgets[0].value = 'reference_3.png';
         photo.widgets[0].callback?.('reference_3.png');"""
     )

@@ -16,7 +16,7 @@ TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
 
 @pytest.mark.parametrize("node", NODES)
 def test_help_page(ui: Ui, node: str) -> None:
-    ui.load(workflow("Two subjects with auto layout", subjects=TWO))
+    ui.load(workflow("MS-Diffusion, auto layout", subjects=TWO))
     ui.page.evaluate(
         """kind => {
             const graph = app.rootGraph;
@@ -53,12 +53,26 @@ def test_templates_are_listed_and_load(ui: Ui) -> None:
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.decode().then(() => image.naturalHeight)") == 320
     ui.shot("templates")
-    ui.page.get_by_role("img", name="Two subjects with auto layout", exact=True).click()
+    ui.page.get_by_role("img", name="MS-Diffusion, auto layout", exact=True).click()
     ui.until(
         lambda: ui.page.evaluate(
             "() => app.rootGraph.nodes.some((n) => n.type === 'MSDAutoLayout')"
         )
     )
+    ui.page.keyboard.press("Escape")
+
+
+def test_templates_are_found_by_the_name_of_the_pack(ui: Ui) -> None:
+    """Among all templates: the front end searches their file names, not the pack's name."""
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = ui.page.get_by_role("dialog")
+    dialog.get_by_role("heading", name="MS-Diffusion", exact=True).wait_for(state="detached")
+    dialog.get_by_placeholder("Search").first.fill("ms-diffusion")
+    for path in TEMPLATES:
+        heading = ui.page.get_by_role("heading", name=path.stem, exact=True)
+        expect(heading).to_be_visible()
+    ui.shot("templates found")
+    ui.page.keyboard.press("Escape")
     ui.page.keyboard.press("Escape")
 
 

@@ -61,7 +61,7 @@ HOST_FAULTS = ("autogrowInputDisconnected",)
 BOXES = ([0.05, 0.25, 0.45, 0.75], [0.55, 0.25, 0.95, 0.75])
 
 
-def workflow(name: str = "Two subjects", **layout: Any) -> dict[str, Any]:
+def workflow(name: str = "MS-Diffusion, two subjects", **layout: Any) -> dict[str, Any]:
     """An example workflow with the micro family's files, of 128 pixels and few steps.
 
     Args:

@@ -20,7 +20,7 @@ HEADS = 2
 
 
 def slow_attention(query, key, value, coverage, scales=None):
-    """Query by query: one softmax over the tokens of all covering subjects."""
+    """docs/method.md, section 4, query by query: one softmax over all covering subjects' tokens."""
     batch, queries, channels = query.shape
     subjects = coverage.shape[1]
     tokens, width = key.shape[1] // subjects, channels // HEADS

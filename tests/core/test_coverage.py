@@ -15,7 +15,7 @@ boxes = st.lists(st.tuples(*[coordinates] * 4), min_size=1, max_size=4)
 
 
 def slow_box_coverage(box, height, width):
-    """The rule of METHOD section 4 in float32, cell by cell."""
+    """The rule of docs/method.md, section 4: in float32, cell by cell."""
     x0, y0, x1, y1 = (torch.tensor(value, dtype=torch.float32) for value in box)
     cells = torch.zeros(height, width, dtype=torch.bool)
     for row in range(height):

@@ -180,4 +180,4 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def prompt(server: Server) -> dict[str, Any]:
     from prompts import load
 
-    return load(server, ROOT / "example_workflows" / "Two subjects.json")
+    return load(server, ROOT / "example_workflows" / "MS-Diffusion, two subjects.json")

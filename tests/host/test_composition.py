@@ -42,22 +42,54 @@ from sampling import (
 
 from microworld.host import run_node
 
-HEAD = """# What it was combined with
+HEAD = """# What MSD Apply was combined with
 
 Written by `tests/host/test_composition.py` (`UPDATE_DOCS=1`), which runs every row in the real host
-on a tiny SDXL-shaped model. In every row only the positive prompt's rows feel the subjects, and MSD
-Apply at weight 0 leaves the picture without it as it is, bit by bit. Where a node patches the
-model, it and MSD Apply each change the picture by themselves, both change it further together, and
-their order doesn't matter.
+on a tiny SDXL-shaped model with random weights. In every row only the positive prompt's rows feel
+the subjects, and MSD Apply at weight 0 leaves the picture as it is without the node, bit by bit.
 
 LoRA and ControlNet from files run in `tests/host/test_workflows.py`, a LoRA on CLIP in
 `tests/host/test_nodes.py`. GLIGEN has no files for SDXL; its row shows that a model of its form,
-made for this test, goes well. Packs of others are in [other_packs.md](other_packs.md).
+made for this test, works. Other packs are in [other_packs.md](other_packs.md). No row was run on a
+released SDXL checkpoint or on a GPU.
 
-| partner | in the graph | |
-| --- | --- | --- |
 """
-found: dict[str, str] = {}  # rows of the page, in the tests' order
+SECTIONS = {  # the page's, with their heads
+    "patches": """## Nodes that patch the model
+
+The picture is the same whether the node comes before or after MSD Apply. The node and MSD Apply
+each change the picture by themselves, and together they change it further, unless the row says
+otherwise.
+
+| node | |
+| --- | --- |""",
+    "samplers": """
+## Samplers and guiders
+
+| sampler or guider | calls of the UNet in 2 steps |
+| --- | --- |""",
+    "sizes": """
+## Sizes and batches
+
+| size and batch | pixels |
+| --- | --- |""",
+    "conditionings": """
+## On the positive prompt
+
+| conditioning |
+| --- |""",
+    "latents": """
+## From a picture
+
+| start |
+| --- |""",
+    "previews": """
+## Previews
+
+| method | |
+| --- | --- |""",
+}
+found: dict[str, dict[str, str]] = {name: {} for name in SECTIONS}  # rows, in the tests' order
 
 
 @dataclass(frozen=True)
@@ -199,17 +231,17 @@ PARTNERS = (
     Partner(
         "ModelSamplingDiscrete",
         node("ModelSamplingDiscrete", sampling="v_prediction", zsnr=True),
-        "start and end percent are of the schedule that runs",
+        "start and end percent belong to the schedule that runs",
     ),
     Partner(
         "ModelSamplingContinuousEDM",
         node("ModelSamplingContinuousEDM", sampling="edm", sigma_max=120.0, sigma_min=0.002),
-        "the same",
+        "as above",
     ),
     Partner(
         "ModelSamplingContinuousV",
         node("ModelSamplingContinuousV", sampling="v_prediction", sigma_max=500.0, sigma_min=0.03),
-        "the same",
+        "as above",
     ),
     Partner(
         "ContextWindowsManual",
@@ -218,9 +250,12 @@ PARTNERS = (
     ),
     Partner("HypernetworkLoader", hypernetwork),
     Partner(
-        "MultiGPU_WorkUnits", node("MultiGPU_WorkUnits", max_gpus=2), "there is one device", False
+        "MultiGPU_WorkUnits",
+        node("MultiGPU_WorkUnits", max_gpus=2),
+        "one device: it changes nothing",
+        False,
     ),
-    Partner("a MultiGPU clone", cloned_for_a_gpu, "its own weights, on the CPU", acts=False),
+    Partner("a MultiGPU clone", cloned_for_a_gpu, "on the CPU: it changes nothing", acts=False),
     Partner("PatchModelAddDownscale", node("PatchModelAddDownscale", **DOWN), "deep shrink"),
     Partner(
         "UNetCrossAttentionMultiply", node("UNetCrossAttentionMultiply", q=1, k=1, v=0.8, out=1)
@@ -234,7 +269,13 @@ PARTNERS = (
 @pytest.fixture(scope="module", autouse=True)
 def page() -> Iterator[None]:
     yield
-    keep_page("composition.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
+    lines = [
+        line
+        for section, rows in found.items()
+        if rows
+        for line in (*SECTIONS[section].splitlines(), *(f"| {row} |" for row in rows.values()))
+    ]
+    keep_page("composition.md", HEAD, lines)
 
 
 @pytest.fixture
@@ -278,7 +319,7 @@ def test_model_patches(
     assert differ(alone, nothing) == differ(before, without) == partner.acts
     assert differ(without, nothing) and differ(before, alone)
     assert_same(before, after)
-    found[partner.name] = f"before and after: the same | {partner.note}"
+    found["patches"][partner.name] = f"{partner.name} | {partner.note}"
 
 
 def test_a_second_apply(plain: Any, adapter: Any, pack: Any, subjects: Any) -> None:
@@ -301,7 +342,7 @@ def test_a_second_apply(plain: Any, adapter: Any, pack: Any, subjects: Any) -> N
     assert_same(both, picture(first(second(plain))))
     for one in (first, second):
         assert differ(picture(one(plain)), picture(plain)) and differ(both, picture(one(plain)))
-    found["MSD Apply"] = "before and after: the same | another adapter, other subjects, other steps"
+    found["patches"]["MSD Apply"] = "MSD Apply | another adapter, other subjects, other steps"
 
 
 def test_a_compiled_model_runs_uncompiled(
@@ -317,8 +358,8 @@ def test_a_compiled_model_runs_uncompiled(
         caplog.clear()
         assert torch.equal(sample(guide(model)), ours)
         assert caplog.text.count("the model runs uncompiled") == 1
-    found["TorchCompileModel"] = (
-        "before and after: the same | uncompiled, and MSD Apply says so; "
+    found["patches"]["TorchCompileModel"] = (
+        "TorchCompileModel | uncompiled, and MSD Apply says so; "
         "with PyTorch's attention and no other patches compiled (test_compile.py)"
     )
 
@@ -347,7 +388,7 @@ def test_samplers(acts: Any, sampler: str) -> None:
         return sample(guide(model, cfg=cfg), sampler=sampler, sigmas=SIGMAS)
 
     *_, calls = acts(picture)
-    found[f"sampler {sampler}"] = f"{calls} calls in 2 steps |"
+    found["samplers"][sampler] = f"{sampler} | {calls}"
 
 
 GUIDERS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
@@ -378,7 +419,7 @@ def test_guiders(registry: Any, acts: Any, name: str) -> None:
         return run_node(registry, node, drawn, guider, sampler, SIGMAS, latent)[0]["samples"]
 
     *_, calls = acts(picture)
-    found[f"SamplerCustomAdvanced with {name}"] = f"{calls} calls in 2 steps |"
+    found["samplers"][name] = f"SamplerCustomAdvanced with {name} | {calls}"
 
 
 SHAPES = {  # rows and columns of cells, pictures
@@ -397,7 +438,7 @@ def test_sizes_and_batches(acts: Any, name: str) -> None:
         return sample(guide(model), height, width, batch, sigmas=SIGMAS)
 
     acts(picture)
-    found[name] = f"{8 * height} x {8 * width} pixels |"
+    found["sizes"][name] = f"{name} | {8 * height} x {8 * width}"
 
 
 def hook_lora(registry: Any, positive: Any, model: Any) -> Any:
@@ -487,7 +528,7 @@ def test_conditionings(registry: Any, plain: Any, acts: Any, name: str) -> None:
     nothing, *_ = acts(picture, (POSITIVE, POSITIVE + 100))
     if name not in SAME_ALONE:
         assert differ(nothing, sample(guide(plain), sigmas=SIGMAS))
-    found[name] = "on the positive prompt |"
+    found["conditionings"][name] = name
 
 
 def load_vae() -> Any:
@@ -521,7 +562,7 @@ def test_latents(registry: Any, acts: Any, name: str) -> None:
     nothing, out, _ = acts(picture)
     if name == "SetLatentNoiseMask":  # what is kept is kept
         assert_same(out[..., 8:], nothing[..., 8:])
-    found[name] = "from a picture |"
+    found["latents"][name] = name
 
 
 def test_previews(plain: Any, apply: Any, subjects: Any, monkeypatch: Any) -> None:
@@ -541,4 +582,4 @@ def test_previews(plain: Any, apply: Any, subjects: Any, monkeypatch: Any) -> No
         sample(guide(model), sigmas=SIGMAS, callback=tell) for tell in (callback, None)
     )
     assert len(previews) == 2 and torch.equal(shown, without)
-    found["previews"] = "latent2rgb | the same picture"
+    found["previews"]["latent2rgb"] = "latent2rgb | the same picture as without previews"

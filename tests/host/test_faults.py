@@ -46,7 +46,7 @@ def normal(server: Server) -> Iterator[np.ndarray]:
     """The picture of a normal run; at the end, the page."""
     from prompts import load
 
-    yield run(server, load(server, ROOT / "example_workflows" / "Two subjects.json"))
+    yield run(server, load(server, ROOT / "example_workflows" / "MS-Diffusion, two subjects.json"))
     keep_page("faults.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
 
 

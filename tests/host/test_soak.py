@@ -93,8 +93,8 @@ def test_soak(server: Server, prompt: dict[str, Any]) -> None:
         assert count <= objects_before[name] * 1.1 + 2, name
     if os.environ.get("UPDATE_DOCS") and COUNT >= 300:
         PAGE.write_text(
-            "# Many prompts on one server\n\nWritten by `nox -s soak`: example workflow *Two "
-            "subjects* with changing sizes, places and seeds, on the random micro family.\n\n"
+            "# Many prompts on one server\n\nWritten by `nox -s soak`: template *MS-Diffusion, "
+            "two subjects* with changing sizes, places and seeds, on the random micro family.\n\n"
             + table,
             encoding="utf-8",
         )

@@ -15,19 +15,19 @@ from microworld.demo import FILES
 from microworld.server import PromptError, Server
 
 # What needs another pack can't run here; everything else does.
-FOREIGN = "Two subjects in a style (IPAdapter)"
+FOREIGN = "MS-Diffusion, IPAdapter style"
 ALL = sorted((ROOT / "example_workflows").glob("*.json"))
 WORKFLOWS = [path for path in ALL if path.stem != FOREIGN]
 
 
 def test_there_are_workflows() -> None:
     assert {path.stem for path in ALL} == {
-        "Two subjects",
-        "Three subjects with a background",
-        "Clothing on a subject",
-        "Two subjects with auto layout",
-        "Several photos of one subject",
-        "Two subjects with LoRA and ControlNet",
+        "MS-Diffusion, two subjects",
+        "MS-Diffusion, with background",
+        "MS-Diffusion, clothing",
+        "MS-Diffusion, auto layout",
+        "MS-Diffusion, several references",
+        "MS-Diffusion, LoRA and ControlNet",
         FOREIGN,
     }
 
@@ -51,6 +51,16 @@ class TestEveryWorkflow:
         assert loaded == {"example.png"}  # ComfyUI comes with it
         assert any("https://huggingface.co/" in n["widgets_values"][0] for n in nodes
                    if n["type"] == "MarkdownNote")  # fmt: skip
+
+    def test_its_references_are_different_things(self, path: Path) -> None:
+        """The title of each says what to choose, and the note too."""
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        (layout,) = (n["widgets_values"][2] for n in nodes if n["type"] == "MSDLayout")
+        (note,) = (n["widgets_values"][0] for n in nodes if n["type"] == "MarkdownNote")
+        titles = {n["title"] for n in nodes if n["type"] == "LoadImage"}
+        for number, subject in enumerate(layout["subjects"], 1):
+            assert f"Reference {number}, a {subject['phrase']}" in titles
+            assert f"*Reference {number}*" in note
 
     def test_has_a_picture_and_keeps_its_layout_twice(self, path: Path) -> None:
         assert Image.open(path.with_suffix(".jpg")).format == "JPEG"
