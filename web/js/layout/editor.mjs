@@ -351,7 +351,7 @@ export class LayoutEditor {
       return [[`${words} `, button], false];
     };
     if (!this.editable)
-      return offer(text(this.fault), "startAnew", () => {
+      return offer(text(this.fault), "startOver", () => {
         this.value = null;
         this.host.onChange();
       });
