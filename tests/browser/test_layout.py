@@ -158,10 +158,10 @@ def test_snapping_and_cells(ui: Ui) -> None:
     ui.drag((0.703, 0.604), (0.958, 0.888))
     ui.shot("snapped, with the cells shown")
     covered = ui.node(
-        """const { coveredCells, grid } = await import(given[0]);
+        """const { coveredCells, gridOf } = await import(given[0]);
         const { subjects } = node.widgets.at(-1).value;
-        return subjects.map(({ box }) => coveredCells(box, grid(832, 1216)));""",
-        "/extensions/ms_diffusion/js/layout/value.mjs",
+        return subjects.map(({ box }) => coveredCells(box, gridOf([832, 1216])));""",
+        "/extensions/ms_diffusion/js/layout/grid.mjs",
     )
     import torch
 

@@ -1,7 +1,9 @@
-// What the editor says. English stands here; other languages in locales/<language>/main.json, under
+// The editor's messages: English here, other languages in locales/<language>/main.json under
 // "msDiffusion", which the server hands out.
 
-const ENGLISH = {
+/** @typedef {keyof typeof ENGLISH} TextKey */
+
+export const ENGLISH = {
   canvas:
     "Layout. Draw a box for each subject with the mouse. Tab selects a box, arrows move it, " +
     "Control and arrows resize it, Delete removes it, Enter edits its phrase.",
@@ -60,15 +62,24 @@ const ENGLISH = {
   selected: "Subject {n}, {phrase}: {w} by {h} pixels at {x}, {y}",
 };
 
+/** @type {Partial<Record<TextKey, string>>} */
 let translated = {};
 
-/** A message, its {names} replaced by values. */
+/**
+ * A message, its {names} replaced by values.
+ * @param {TextKey} key
+ * @param {Record<string, string | number>} values
+ */
 export function text(key, values = {}) {
   const words = translated[key] ?? ENGLISH[key];
   return words.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
 }
 
-/** Fetch the messages of the user's language; English stays where there are none. */
+/**
+ * Fetch the messages of the user's language; English stays where there are none.
+ * @param {{fetchApi: (route: string) => Promise<Response>}} api
+ * @param {() => unknown} getLanguage
+ */
 export async function loadTexts(api, getLanguage) {
   const language = String(getLanguage() ?? "en");
   const [family] = language.split("-");
