@@ -119,7 +119,7 @@ test("a point hits the smallest box, the selected one's edge before it", () => {
   assert.equal(hit([null, CAT], at(0.1, 0.1), -1), null);
   assert.deepEqual(hit([SCENE, CAT], at(0.5, 0.5), -1), { index: 1, grip: "move" });
   assert.deepEqual(hit([SCENE, CAT], at(0.5, 0.5), 0), { index: 1, grip: "move" });
-  assert.deepEqual(hit([CAT, [0.4, 0.4, 0.8, 0.8]], at(0.7, 0.5), 0), { index: 0, grip: "r" });
+  assert.deepEqual(hit([CAT, [0.6, 0.4, 0.8, 0.6]], at(0.7, 0.5), 0), { index: 0, grip: "r" });
   assert.deepEqual(hit([CAT, CAT], at(0.5, 0.5), 1), { index: 1, grip: "move" });
 });
 

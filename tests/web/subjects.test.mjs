@@ -98,8 +98,10 @@ test("selecting shows, edits nothing, and is done once", () => {
 });
 
 test("subjects go with their references, those without one to the end", () => {
+  subjects.select(0);
   assert.equal(subjects.reorder([1, 2], 3), true);
   assert.deepEqual(phrases(), ["b", "c", "a"]);
+  assert.equal(subjects.selected, -1);
   assert.equal(subjects.reorder([1, 0], 2), true);
   assert.deepEqual(written(), ["c", "b", "a"]);
 });

@@ -16,7 +16,7 @@ export class Keys {
    * @param {import("./gestures.mjs").Gestures} parts.gestures
    * @param {(index: number) => void} parts.focusPhrase
    * @param {() => void} parts.onChange an edit is complete
-   * @param {import("./editor.mjs").PageState} parts.page
+   * @param {{clipboard: import("./value.mjs").Subject | null}} parts.page what all editors share
    */
   constructor({ root, stage, subjects, gestures, focusPhrase, onChange, page }) {
     this.stage = stage;
