@@ -18,7 +18,7 @@ from .node_text import show_warnings
 from .references import inversion_warnings, read_mask, read_photo_masks, read_photos
 from .subjects import MOST_SUBJECTS, SHOWS_OUTPUT, MSDSubjects, Subject, Subjects
 
-LAYOUT_PROPERTY = "msd_layout"  # as web/js/layout.js names it
+LAYOUT_PROPERTY = "msd_layout"  # as web/js/node/layout_node.mjs names it
 THUMBNAIL = 128  # pixels of the longer edge
 
 
