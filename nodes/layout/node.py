@@ -20,7 +20,7 @@ from .boxes import NO_BOX, SubjectSpec, parse_boxes, parse_layout, pixel_box
 from .preview import draw_layout, first_reference
 from .references import inversion_warnings, read_reference_masks, read_references, read_region
 
-LAYOUT_PROPERTY = "msd_layout"  # the editor names it so too (web/js)
+LAYOUT_PROPERTY = "msd_layout"  # as web/js/node/layout_node.mjs names it
 THUMBNAIL_EDGE = 128  # pixels of the longer edge
 
 

@@ -158,10 +158,10 @@ def test_snapping_and_cells(ui: Ui) -> None:
     ui.drag((0.703, 0.604), (0.958, 0.888))
     ui.shot("snapped, with the cells shown")
     covered = ui.node(
-        """const { coveredCells, grid } = await import(given[0]);
+        """const { coveredCells, gridOf } = await import(given[0]);
         const { subjects } = node.widgets.at(-1).value;
-        return subjects.map(({ box }) => coveredCells(box, grid(832, 1216)));""",
-        "/extensions/ms_diffusion/js/layout/value.mjs",
+        return subjects.map(({ box }) => coveredCells(box, gridOf([832, 1216])));""",
+        "/extensions/ms_diffusion/js/layout/grid.mjs",
     )
     import torch
 
@@ -352,7 +352,7 @@ def test_values_that_do_not_fit_are_shown_corrected(ui: Ui) -> None:
     wrong = [{"phrase": "a", "box": [0.9, 0.1, 0.5, 0.5], "weight": 1e308}]
     ui.load(workflow(subjects=wrong))
     assert ui.subjects == wrong
-    assert "don't fit" in ui.note()
+    assert "are invalid" in ui.note()
     ui.element("button", has_text="Correct them").click()
     assert ui.subjects == [subject("a", (0.5, 0.1, 0.9, 0.5), 10)]
 
@@ -391,7 +391,7 @@ def test_linked_boxes_are_shown_and_not_edited(ui: Ui) -> None:
         text.widgets[0].value = '0.1,0.1,0.4,0.9; 0.5,0.2,0.9,0.8';
         text.connect(0, node, node.inputs.findIndex((input) => input.name === 'boxes'));"""
     )
-    ui.until(lambda: "they show after a run" in ui.note())
+    ui.until(lambda: "they appear after a run" in ui.note())
     ui.run()
     ui.until(lambda: "last run" in ui.note())
     ui.shot("linked boxes")

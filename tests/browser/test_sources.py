@@ -143,9 +143,8 @@ def test_what_is_muted_or_bypassed_does_not_come(ui: Ui) -> None:
         await frames(3);""",
     )
     ui.capture()
-    ui.until(
-        lambda: "1 is reference_1's" in ui.note()
-    )  # the layout's own boxes run, and are edited
+    # The layout's own boxes run, and are edited.
+    ui.until(lambda: "Box 1 belongs to reference_1" in ui.note())
     assert "boxes" not in of_type(prompt_of(ui), "MSDLayout")
     script(
         ui,

@@ -272,7 +272,7 @@ def test_a_newer_version_is_kept(ui: Ui) -> None:
     ui.drag((0.2, 0.2), (0.5, 0.5))
     assert ui.value == newer
     assert of_type(as_prompt(ui), "MSDLayout")["layout"] == newer
-    ui.element("button", has_text="Start anew").click()
+    ui.element("button", has_text="Start over").click()
     assert ui.value == {"version": 1, "subjects": []}
 
 

@@ -1,7 +1,9 @@
-// What the editor says. English stands here; other languages in locales/<language>/main.json, under
+// The editor's messages: English here, other languages in locales/<language>/main.json under
 // "msDiffusion", which the server hands out.
 
-const ENGLISH = {
+/** @typedef {keyof typeof ENGLISH} TextKey */
+
+export const ENGLISH = {
   canvas:
     "Layout. Draw a box for each subject with the mouse. Tab selects a box, arrows move it, " +
     "Control and arrows resize it, Delete removes it, Enter edits its phrase.",
@@ -21,15 +23,16 @@ const ENGLISH = {
   wearerAndTop: "Clothing: wearer and top",
   wearerAndDress: "Clothing: wearer and dress",
   snapping: "Snap",
-  snappingHint: "Snap to the cells of the attention (32 pixels)",
+  snappingHint: "Snap to the attention cells (32 pixels)",
   showCells: "Cells",
-  showCellsHint: "Show the cells of the attention that each box covers",
+  showCellsHint: "Show the attention cells that each box covers",
   drawHere: "Drag to draw a box for each subject",
   empty: "Connect a reference, or draw a box.",
-  order: "Box 1 is reference_1's, and so on: left to right, then top to bottom, backgrounds last.",
+  order:
+    "Box 1 belongs to reference_1, and so on: left to right, then top to bottom, backgrounds last.",
   selectSubject: "Select subject {n}",
   phrase: "phrase: what it is, in a word or two",
-  phraseHint: "The word for the subject, as in the prompt: dog, red backpack",
+  phraseHint: "What the prompt calls the subject: dog, red backpack",
   phraseOf: "Phrase of subject {n}",
   weightHint: "Weight: higher is more like the reference",
   weightOf: "Weight of subject {n}",
@@ -48,26 +51,35 @@ const ENGLISH = {
   reference: "reference",
   phraseMissing: "phrase",
   boxMissing: "box",
-  linkedBoxes: "The boxes come by the link; these are the last run's.",
-  linkedBoxesUnknown: "The boxes come by the link; they show after a run.",
-  newer: "This layout was made by a newer version of MS-Diffusion. It is kept as it is.",
-  unreadable: "This layout can't be read. It is kept as it is.",
-  tooMany: "This layout has more than 16 subjects. It is kept as it is.",
-  startAnew: "Start anew",
-  corrected: "Some of this layout's values don't fit; they are shown as they would be corrected.",
+  linkedBoxes: "Boxes come from the link; these are from the last run.",
+  linkedBoxesUnknown: "Boxes come from the link; they appear after a run.",
+  newer: "A newer version of MS-Diffusion saved this layout. It is left unchanged.",
+  unreadable: "This layout can't be read. It is left unchanged.",
+  tooMany: "This layout has more than 16 subjects. It is left unchanged.",
+  startOver: "Start over",
+  corrected: "Some values in this layout are invalid; they are shown corrected.",
   correct: "Correct them",
   selected: "Subject {n}, {phrase}: {w} by {h} pixels at {x}, {y}",
 };
 
+/** @type {Partial<Record<TextKey, string>>} */
 let translated = {};
 
-/** A message, its {names} replaced by values. */
+/**
+ * A message, its {names} replaced by values.
+ * @param {TextKey} key
+ * @param {Record<string, string | number>} values
+ */
 export function text(key, values = {}) {
   const words = translated[key] ?? ENGLISH[key];
   return words.replace(/\{(\w+)\}/g, (whole, name) => String(values[name] ?? whole));
 }
 
-/** Fetch the messages of the user's language; English stays where there are none. */
+/**
+ * Fetch the messages of the user's language; English stays where there are none.
+ * @param {{fetchApi: (route: string) => Promise<Response>}} api
+ * @param {() => unknown} getLanguage
+ */
 export async function loadTexts(api, getLanguage) {
   const language = String(getLanguage() ?? "en");
   const [family] = language.split("-");

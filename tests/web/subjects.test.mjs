@@ -1,0 +1,174 @@
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+import { PRESET_NAMES, PRESETS } from "../../web/js/layout/presets.mjs";
+import { Subjects } from "../../web/js/layout/subjects.mjs";
+import { MAX_SUBJECTS, MAX_WEIGHT, VERSION, writeValue } from "../../web/js/layout/value.mjs";
+
+const BOX = [0.25, 0.25, 0.5, 0.5];
+const NEWER = { version: VERSION + 1, scenes: [], subjects: [] };
+const subject = (phrase, box = BOX) => ({ phrase, box, weight: 1 });
+const value = (...phrases) => writeValue(phrases.map((phrase) => subject(phrase)));
+
+let linked;
+let calls;
+let subjects;
+
+beforeEach(() => {
+  linked = null;
+  calls = [];
+  const host = {
+    linkedBoxes: () => linked,
+    onChange: () => calls.push("change"),
+    onRemove: (index) => calls.push(`remove ${index}`),
+  };
+  subjects = new Subjects(host, () => calls.push("refresh"));
+  subjects.read(value("a", "b", "c"));
+  calls = [];
+});
+
+const phrases = () => subjects.list.map(({ phrase }) => phrase);
+const written = () => subjects.value.subjects.map(({ phrase }) => phrase);
+
+test("a value that is read stays as it is until an edit", () => {
+  const raw = { subjects: [{ phrase: "a", box: [0.9, 0.1, 0.5, 0.5], weight: 99 }] };
+  subjects.read(raw);
+  assert.equal(subjects.value, raw);
+  assert.equal(subjects.corrected, true);
+  subjects.setPhrase(0, "b");
+  assert.equal(subjects.corrected, false);
+  assert.deepEqual(subjects.value, {
+    version: VERSION,
+    subjects: [{ phrase: "b", box: [0.5, 0.1, 0.9, 0.5], weight: MAX_WEIGHT }],
+  });
+});
+
+test("a newer value is left alone until the user starts over", () => {
+  subjects.read(NEWER);
+  assert.equal(subjects.editable, false);
+  assert.equal(subjects.boxesEditable, false);
+  subjects.addUpTo(3);
+  assert.equal(subjects.reorder([], 0), false);
+  assert.equal(subjects.value, NEWER);
+  calls = [];
+  subjects.startOver();
+  assert.deepEqual(subjects.value, { version: VERSION, subjects: [] });
+  assert.deepEqual(calls, ["refresh", "change"]);
+});
+
+test("each edit is written, shown and one undo step", () => {
+  const edits = [
+    () => subjects.setWeight(1, 0.5),
+    () => subjects.usePreset("threeInARow"),
+    () => subjects.paste(subject("d")),
+    () => subjects.addUpTo(6),
+    () => subjects.reorder([1, 0], 2),
+  ];
+  for (const edit of edits) {
+    calls = [];
+    edit();
+    assert.deepEqual(calls, ["refresh", "change"]);
+    assert.deepEqual(subjects.value, writeValue(subjects.list));
+  }
+});
+
+test("typing a phrase is no undo step before its end", () => {
+  subjects.setPhrase(0, "d");
+  assert.deepEqual(calls, ["refresh"]);
+  assert.deepEqual(written(), ["d", "b", "c"]);
+});
+
+test("a removed subject's links go after it", () => {
+  subjects.select(2);
+  calls = [];
+  subjects.remove(0);
+  assert.deepEqual(written(), ["b", "c"]);
+  assert.deepEqual(calls, ["refresh", "remove 0"]);
+  assert.equal(subjects.selected, 1);
+  subjects.remove(1);
+  subjects.remove(0);
+  assert.equal(subjects.selected, -1);
+});
+
+test("selecting shows, edits nothing, and is done once", () => {
+  subjects.select(1);
+  subjects.select(1);
+  assert.deepEqual(calls, ["refresh"]);
+  subjects.read(value("a"));
+  assert.equal(subjects.selected, 0);
+});
+
+test("subjects go with their references, those without one to the end", () => {
+  subjects.select(0);
+  assert.equal(subjects.reorder([1, 2], 3), true);
+  assert.deepEqual(phrases(), ["b", "c", "a"]);
+  assert.equal(subjects.selected, -1);
+  assert.equal(subjects.reorder([1, 0], 2), true);
+  assert.deepEqual(written(), ["c", "b", "a"]);
+});
+
+test("subjects stay where no reference has moved, or the references don't fit", () => {
+  assert.equal(subjects.reorder([0, 1, 2], 3), false);
+  assert.equal(subjects.reorder([0, 1], 2), false); // the third never had one
+  assert.equal(subjects.reorder([0, 0, 1], 3), false); // one reference twice
+  assert.equal(subjects.reorder([4, 0], 5), false);
+  assert.deepEqual(phrases(), ["a", "b", "c"]);
+  assert.deepEqual(calls, []);
+});
+
+test("references get subjects, no more than fit", () => {
+  subjects.addUpTo(2);
+  assert.deepEqual(calls, []);
+  subjects.addUpTo(MAX_SUBJECTS + 5);
+  assert.equal(subjects.list.length, MAX_SUBJECTS);
+  assert.deepEqual(subjects.list.at(-1), { phrase: "", box: null, weight: 1 });
+  assert.equal(subjects.full, true);
+  subjects.paste(subject("d"));
+  assert.equal(subjects.list.length, MAX_SUBJECTS);
+});
+
+test("a pasted subject is a selected copy", () => {
+  subjects.paste(subjects.list[0]);
+  assert.equal(subjects.selected, 3);
+  assert.equal(subjects.list[3].phrase, "a");
+  assert.notDeepEqual(subjects.list[3].box, BOX);
+  subjects.setPhrase(3, "d");
+  assert.deepEqual(phrases(), ["a", "b", "c", "d"]);
+  subjects.paste(subject("e", null));
+  assert.equal(subjects.list[4].box, null);
+});
+
+test("weights stay in range", () => {
+  for (const [given, weight] of [
+    [0.5, 0.5],
+    [-1, 0],
+    [99, MAX_WEIGHT],
+    [Number.NaN, 1],
+  ]) {
+    subjects.setWeight(0, given);
+    assert.equal(subjects.list[0].weight, weight);
+  }
+});
+
+test("linked boxes are shown as they fit, and not edited", () => {
+  linked = [[0.6, 0, 0.1, 1], "x", BOX];
+  assert.equal(subjects.boxesEditable, false);
+  assert.deepEqual(subjects.boxes, [[0.1, 0, 0.6, 1], null, BOX]);
+  linked = Array(MAX_SUBJECTS + 1).fill(BOX);
+  assert.equal(subjects.boxes.length, MAX_SUBJECTS);
+});
+
+test("a preset keeps phrases, weights and further subjects", () => {
+  for (const name of PRESET_NAMES) {
+    subjects.read(value("a", "b", "c"));
+    subjects.setWeight(1, 0.5);
+    subjects.usePreset(name);
+    const count = PRESETS[name].length;
+    assert.deepEqual(phrases().slice(0, 3), ["a", "b", "c"]);
+    assert.equal(subjects.list[1].weight, 0.5);
+    assert.equal(subjects.list.length, Math.max(3, count));
+    assert.deepEqual(subjects.boxes.slice(0, count), PRESETS[name]);
+    for (const box of subjects.boxes.slice(count)) assert.deepEqual(box, BOX);
+  }
+  subjects.list[0].box[0] = 0.125;
+  assert.notEqual(PRESETS[PRESET_NAMES.at(-1)][0][0], 0.125);
+});

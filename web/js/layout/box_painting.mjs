@@ -1,0 +1,127 @@
+// What the canvas shows of one box.
+
+import { colourOf } from "./colours.mjs";
+import { pixelsOf } from "./geometry.mjs";
+import { coveredCells } from "./grid.mjs";
+
+/** @typedef {CanvasRenderingContext2D} Pen */
+/** @typedef {import("./geometry.mjs").Rect} Rect */
+/** @typedef {import("./grid.mjs").Grid} Grid */
+/** @typedef {import("./value.mjs").Box} Box */
+
+/**
+ * @typedef {object} Scene
+ * @property {import("./host.mjs").Host} host
+ * @property {import("./subjects.mjs").Subjects} subjects
+ * @property {number} hovered index of the box below the mouse, -1 for none
+ * @property {boolean} snapping
+ * @property {boolean} showCells
+ */
+
+/**
+ * A box on the canvas.
+ * @param {Rect} frame
+ * @param {Box} box
+ * @returns {Rect}
+ */
+const onCanvas = (frame, [x0, y0, x1, y1]) => ({
+  x: frame.x + x0 * frame.w,
+  y: frame.y + y0 * frame.h,
+  w: (x1 - x0) * frame.w,
+  h: (y1 - y0) * frame.h,
+});
+
+/**
+ * @param {Pen} pen
+ * @param {Rect} frame
+ * @param {number} index
+ * @param {Box} box
+ * @param {Grid} grid
+ */
+export function paintCells(pen, frame, index, box, grid) {
+  const [c0, r0, c1, r1] = coveredCells(box, grid);
+  const [columns, rows] = grid;
+  const { x, y, w, h } = onCanvas(frame, [c0 / columns, r0 / rows, c1 / columns, r1 / rows]);
+  pen.fillStyle = `${colourOf(index)}55`;
+  pen.fillRect(x, y, w, h);
+}
+
+/**
+ * @param {Pen} pen
+ * @param {Rect} frame
+ * @param {Scene} scene
+ * @param {number} index
+ * @param {Box} box
+ */
+export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
+  const rect = onCanvas(frame, box);
+  const { x, y, w, h } = rect;
+  const colour = colourOf(index);
+  const selected = index === subjects.selected;
+  const { image, region } = host.reference(index);
+  pen.save();
+  pen.beginPath();
+  pen.rect(x, y, w, h);
+  pen.clip();
+  pen.fillStyle = colour + (selected ? "40" : index === hovered ? "33" : "22");
+  pen.fillRect(x, y, w, h);
+  if (image?.naturalWidth) paintReference(pen, rect, image);
+  pen.fillStyle = colour;
+  pen.fillRect(x, y, 18, 16);
+  pen.fillStyle = "#000";
+  pen.font = "bold 12px sans-serif";
+  pen.fillText(String(index + 1), x + 4, y + 12.5);
+  if (selected) {
+    const pixels = pixelsOf(box, host.size());
+    paintLabel(pen, `${pixels.w} × ${pixels.h}`, x + 20, y + 13, "#fff");
+  }
+  const phrase = (subjects.list[index]?.phrase ?? "").slice(0, 80);
+  paintLabel(pen, phrase || host.text("noPhrase"), x + 3, y + h - 5, phrase ? "#fff" : "#ffb08a");
+  pen.restore();
+  pen.strokeStyle = colour;
+  pen.lineWidth = selected ? 2.5 : 1.5;
+  pen.setLineDash(subjects.boxesEditable && !region ? [] : [5, 4]);
+  pen.strokeRect(x, y, w, h);
+  pen.setLineDash([]);
+  if (selected && subjects.boxesEditable) paintHandles(pen, rect);
+}
+
+/**
+ * @param {Pen} pen
+ * @param {Rect} rect
+ * @param {HTMLImageElement} image
+ */
+function paintReference(pen, { x, y, w, h }, image) {
+  const scale = Math.min(w / image.naturalWidth, h / image.naturalHeight);
+  const [iw, ih] = [image.naturalWidth * scale, image.naturalHeight * scale];
+  pen.globalAlpha = 0.6;
+  pen.drawImage(image, x + (w - iw) / 2, y + (h - ih) / 2, iw, ih);
+  pen.globalAlpha = 1;
+}
+
+/**
+ * @param {Pen} pen
+ * @param {Rect} rect
+ */
+function paintHandles(pen, { x, y, w, h }) {
+  pen.fillStyle = "#fff";
+  for (const px of [0, 0.5, 1])
+    for (const py of [0, 0.5, 1])
+      if (px !== 0.5 || py !== 0.5) pen.fillRect(x + px * w - 3, y + py * h - 3, 6, 6);
+}
+
+/**
+ * Text on a dark ground.
+ * @param {Pen} pen
+ * @param {string} words
+ * @param {number} x
+ * @param {number} y of the base line
+ * @param {string} colour
+ */
+function paintLabel(pen, words, x, y, colour) {
+  pen.font = "12px sans-serif";
+  pen.fillStyle = "rgb(0 0 0 / 65%)";
+  pen.fillRect(x - 2, y - 11, pen.measureText(words).width + 4, 15);
+  pen.fillStyle = colour;
+  pen.fillText(words, x, y);
+}

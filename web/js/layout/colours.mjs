@@ -1,0 +1,19 @@
+// The colour of each subject: Okabe and Ito's, which people with colour blindness tell apart, as in
+// the node's preview (nodes/layout_preview.py). No colour is read from a workflow.
+
+export const COLOURS = [
+  "#E69F00",
+  "#56B4E9",
+  "#009E73",
+  "#F0E442",
+  "#0072B2",
+  "#D55E00",
+  "#CC79A7",
+  "#999999",
+];
+
+/**
+ * @param {number} index of the subject
+ * @returns {string} as #RRGGBB
+ */
+export const colourOf = (index) => COLOURS[index % COLOURS.length];

@@ -1,0 +1,26 @@
+// What the layout editor needs of the node that it belongs to. Types only.
+
+/** @typedef {import("./value.mjs").Box} Box */
+/** @typedef {import("./geometry.mjs").Size} Size */
+
+/**
+ * @typedef {object} Reference
+ * @property {boolean} linked whether there is one
+ * @property {HTMLImageElement | null} image null while it is unknown
+ * @property {boolean} region whether a mask says where the subject goes
+ */
+
+/**
+ * @typedef {object} Host
+ * @property {() => Size} size of the picture in pixels
+ * @property {(index: number) => Reference} reference of a subject
+ * @property {() => unknown[] | null} linkedBoxes of the last run if boxes are linked, else null
+ * @property {() => void} onChange an edit is complete: time for an undo step
+ * @property {(index: number) => void} onRemove a subject was removed: its links go too, and the undo
+ *   step follows
+ * @property {() => void} onRows the number of rows has changed
+ * @property {(event: PointerEvent) => void} onOtherButton a button that isn't ours was pressed
+ * @property {typeof import("./texts.mjs").text} text a message in the user's language
+ */
+
+export {};

@@ -1,0 +1,84 @@
+// The line below the canvas: why nothing can be edited, or what is missing, or the order. Beside it, for
+// those who don't see the canvas, the selected subject in words.
+
+import { element, textButton } from "./elements.mjs";
+import { pixelsOf } from "./geometry.mjs";
+
+/**
+ * @typedef {object} Message
+ * @property {string} words
+ * @property {HTMLButtonElement} [button] that cures it
+ * @property {boolean} [complete] whether the layout is complete
+ */
+
+export class Note {
+  /**
+   * @param {import("./host.mjs").Host} host
+   * @param {import("./subjects.mjs").Subjects} subjects
+   */
+  constructor(host, subjects) {
+    this.host = host;
+    this.subjects = subjects;
+    this.root = element("p", { className: "msd-note", role: "status" });
+    this.spoken = element("p", { className: "msd-spoken", role: "status" });
+  }
+
+  refresh() {
+    const { words, button, complete = false } = this.message();
+    const parts = button ? [`${words} `, button] : [words];
+    // Only when it changes: screen readers repeat it, and a button in it would lose the focus.
+    const shown = button ? `${words} ${button.textContent}` : words;
+    if (shown !== this.root.textContent) this.root.replaceChildren(...parts);
+    this.root.dataset.complete = String(complete);
+    const spoken = this.describeSelected();
+    if (spoken !== this.spoken.textContent) this.spoken.textContent = spoken;
+  }
+
+  describeSelected() {
+    const { list, boxes, selected } = this.subjects;
+    const [subject, box] = [list[selected], boxes[selected]];
+    if (!subject || !box) return "";
+    const { phrase } = subject;
+    return this.host.text("selected", {
+      n: selected + 1,
+      phrase,
+      ...pixelsOf(box, this.host.size()),
+    });
+  }
+
+  /** @returns {Message} */
+  message() {
+    const { subjects } = this;
+    const { text } = this.host;
+    const { boxes, corrected, fault, list } = subjects;
+    if (fault)
+      return {
+        words: text(fault),
+        button: textButton(text("startOver"), () => subjects.startOver()),
+      };
+    if (corrected)
+      return {
+        words: text("corrected"),
+        button: textButton(text("correct"), () => subjects.store()),
+      };
+    if (!subjects.boxesEditable)
+      return { words: text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown") };
+    for (const i of list.keys()) {
+      const missing = this.missingOf(i);
+      if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
+    }
+    return { words: text(list.length ? "order" : "empty"), complete: list.length > 0 };
+  }
+
+  /** @param {number} index of a subject */
+  missingOf(index) {
+    const { text } = this.host;
+    const { phrase, box } = this.subjects.list[index];
+    const { linked, region } = this.host.reference(index);
+    const missing = [];
+    if (!linked) missing.push(text("reference"));
+    if (!phrase.trim()) missing.push(text("phraseMissing"));
+    if (!region && !box) missing.push(text("boxMissing"));
+    return missing;
+  }
+}

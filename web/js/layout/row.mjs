@@ -1,0 +1,125 @@
+// One subject's row: number, reference, phrase, weight, whether it has a box, remove.
+
+import { colourOf } from "./colours.mjs";
+import { element, textButton } from "./elements.mjs";
+import { MAX_LETTERS, MAX_WEIGHT } from "./value.mjs";
+
+// One clear pixel: without a source the browser would draw its sign of a broken image.
+const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+
+export class Row {
+  /**
+   * @param {number} index
+   * @param {Pick<import("./host.mjs").Host, "text" | "onChange">} host
+   * @param {import("./subjects.mjs").Subjects} subjects
+   * @param {() => void} focusCanvas
+   */
+  constructor(index, { text, onChange }, subjects, focusCanvas) {
+    this.index = index;
+    this.text = text;
+    this.subjects = subjects;
+    this.thumb = element("img", { className: "msd-thumb", draggable: false });
+    this.phrase = this.createPhrase(onChange);
+    this.weight = this.createWeight();
+    this.box = element("span", { className: "msd-place" });
+    const number = { n: index + 1 };
+    const select = textButton(
+      String(index + 1),
+      () => {
+        subjects.select(index);
+        focusCanvas();
+      },
+      { className: "msd-chip", "aria-label": text("selectSubject", number) },
+    );
+    select.style.background = colourOf(index);
+    const remove = textButton(
+      "×",
+      () => {
+        subjects.remove(index);
+        focusCanvas();
+      },
+      { title: text("remove"), "aria-label": text("removeSubject", number) },
+    );
+    this.root = element(
+      "li",
+      { className: "msd-row" },
+      select,
+      this.thumb,
+      this.phrase,
+      this.weight,
+      this.box,
+      remove,
+    );
+  }
+
+  /** @param {() => void} onChange */
+  createPhrase(onChange) {
+    const { index, subjects, text } = this;
+    const phrase = element("input", {
+      type: "text",
+      className: "msd-phrase",
+      maxLength: MAX_LETTERS,
+      required: true,
+      placeholder: text("phrase"),
+      title: text("phraseHint"),
+      "aria-label": text("phraseOf", { n: index + 1 }),
+    });
+    phrase.addEventListener("input", () => subjects.setPhrase(index, phrase.value));
+    phrase.addEventListener("change", onChange);
+    this.onFocusSelect(phrase);
+    return phrase;
+  }
+
+  createWeight() {
+    const { index, subjects, text } = this;
+    const weight = element("input", {
+      type: "number",
+      className: "msd-weight",
+      min: "0",
+      max: String(MAX_WEIGHT),
+      step: "0.05",
+      title: text("weightHint"),
+      "aria-label": text("weightOf", { n: index + 1 }),
+    });
+    weight.addEventListener("change", () => {
+      subjects.setWeight(index, weight.valueAsNumber);
+      weight.value = String(subjects.list[index].weight);
+    });
+    this.onFocusSelect(weight);
+    return weight;
+  }
+
+  /** @param {HTMLInputElement} input */
+  onFocusSelect(input) {
+    input.addEventListener("focus", () => this.subjects.select(this.index));
+    input.addEventListener("pointerdown", (event) => event.stopPropagation());
+  }
+
+  /**
+   * @param {import("./value.mjs").Subject} subject
+   * @param {import("./value.mjs").Box | null | undefined} box
+   * @param {import("./host.mjs").Reference} reference
+   */
+  refresh({ phrase, weight }, box, { linked, image, region }) {
+    const { text, index } = this;
+    this.root.setAttribute("aria-current", String(index === this.subjects.selected));
+    if (this.phrase.value !== phrase) this.phrase.value = phrase;
+    // A weight that is being typed stays; one that is set from elsewhere, as by undo, is shown.
+    if (this.weight.dataset.shown !== String(weight))
+      this.weight.dataset.shown = this.weight.value = String(weight);
+    this.thumb.src = image?.src || BLANK;
+    this.thumb.dataset.missing = String(!image?.src);
+    this.thumb.alt = text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
+    this.thumb.title = this.thumb.alt;
+    const kind = region ? "mask" : box ? "box" : "noBox";
+    this.box.textContent = text(kind);
+    this.box.title = text(`${kind}Hint`);
+    this.box.dataset.missing = String(kind === "noBox");
+  }
+
+  focusPhrase() {
+    this.subjects.select(this.index);
+    this.phrase.focus();
+    this.phrase.select();
+  }
+}

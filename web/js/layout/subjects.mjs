@@ -1,0 +1,160 @@
+// The subjects of a layout and every edit of them. `refresh` is called after each.
+
+import { offsetBox } from "./geometry.mjs";
+import { applyPreset } from "./presets.mjs";
+import {
+  clamp,
+  MAX_SUBJECTS,
+  MAX_WEIGHT,
+  readBox,
+  readValue,
+  wasCorrected,
+  writeValue,
+} from "./value.mjs";
+
+/** @typedef {import("./value.mjs").Box} Box */
+/** @typedef {import("./value.mjs").Subject} Subject */
+
+export class Subjects {
+  /**
+   * @param {Pick<import("./host.mjs").Host, "linkedBoxes" | "onChange" | "onRemove">} host
+   * @param {() => void} refresh
+   */
+  constructor(host, refresh) {
+    this.host = host;
+    this.refresh = refresh;
+    /** @type {any} the value as it was read, until the first edit */
+    this.value = writeValue([]);
+    /** @type {Subject[]} */
+    this.list = [];
+    /** @type {import("./value.mjs").Fault | null} */
+    this.fault = null;
+    this.corrected = false; // the value differs from what is shown
+    this.selected = -1;
+  }
+
+  /** @param {unknown} value */
+  read(value) {
+    this.value = value ?? writeValue([]);
+    ({ subjects: this.list, fault: this.fault } = readValue(value));
+    this.corrected = this.editable && wasCorrected(this.list, this.value);
+    this.selected = Math.min(this.selected, this.list.length - 1);
+    this.refresh();
+  }
+
+  /** Write the subjects into the value; `complete` makes an undo step of it. */
+  store(complete = true) {
+    this.value = writeValue(this.list);
+    this.corrected = false;
+    this.refresh();
+    if (complete) this.host.onChange();
+  }
+
+  /** Replace a value that can't be edited. */
+  startOver() {
+    this.read(null);
+    this.host.onChange();
+  }
+
+  get editable() {
+    return this.fault === null;
+  }
+
+  get full() {
+    return this.list.length >= MAX_SUBJECTS;
+  }
+
+  /** Boxes can be edited unless they are linked. */
+  get boxesEditable() {
+    return this.editable && this.host.linkedBoxes() === null;
+  }
+
+  /** @returns {(Box | null)[]} the boxes to show, one a subject, null where there is none */
+  get boxes() {
+    const linked = this.host.linkedBoxes();
+    if (linked === null) return this.list.map((subject) => subject.box);
+    return linked.slice(0, MAX_SUBJECTS).map(readBox);
+  }
+
+  /** @param {number} index -1 for none */
+  select(index) {
+    if (this.selected === index) return;
+    this.selected = index;
+    this.refresh();
+  }
+
+  /** @returns {number} its index */
+  add() {
+    return this.list.push({ phrase: "", box: null, weight: 1 }) - 1;
+  }
+
+  /** Make sure that each of the first `count` references has a subject. @param {number} count */
+  addUpTo(count) {
+    if (!this.editable || this.list.length >= count) return;
+    while (this.list.length < count && !this.full) this.add();
+    this.store();
+  }
+
+  /** @param {number} index */
+  remove(index) {
+    this.list.splice(index, 1);
+    this.selected = Math.min(this.selected, this.list.length - 1);
+    this.store(false);
+    this.host.onRemove(index);
+  }
+
+  /**
+   * Sort the subjects as their references are now. Those that lost their reference go to the end.
+   * @param {number[]} remaining earlier indices of the subjects that still have a reference
+   * @param {number} count how many had one before
+   * @returns {boolean} whether anything moved
+   */
+  reorder(remaining, count) {
+    const all = this.list.map((_, i) => i);
+    const order = [
+      ...remaining,
+      ...all.filter((i) => i >= count),
+      ...all.filter((i) => i < count && !remaining.includes(i)),
+    ];
+    const same = order.every((from, to) => from === to);
+    if (!this.editable || order.length !== all.length || same) return false;
+    this.list = order.map((i) => this.list[i]);
+    this.selected = -1;
+    this.store();
+    return true;
+  }
+
+  /**
+   * The phrase as it is being typed.
+   * @param {number} index
+   * @param {string} phrase
+   */
+  setPhrase(index, phrase) {
+    this.list[index].phrase = phrase;
+    this.store(false);
+  }
+
+  /**
+   * @param {number} index
+   * @param {number} weight NaN for the default
+   */
+  setWeight(index, weight) {
+    this.list[index].weight = Number.isFinite(weight) ? clamp(weight, 0, MAX_WEIGHT) : 1;
+    this.store();
+  }
+
+  /** @param {import("./presets.mjs").PresetName} name */
+  usePreset(name) {
+    this.list = applyPreset(this.list, name);
+    this.store();
+  }
+
+  /** Add a copy of a subject, if there is space for one more. @param {Subject} subject */
+  paste(subject) {
+    if (this.full) return;
+    const copy = structuredClone(subject);
+    if (copy.box) copy.box = offsetBox(copy.box);
+    this.selected = this.list.push(copy) - 1;
+    this.store();
+  }
+}

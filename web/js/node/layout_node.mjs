@@ -1,0 +1,171 @@
+// An editor tied to its MSD Layout node: what it shows follows the node's links and runs, and what is
+// edited in it goes to the node's links and undo history.
+
+import { api } from "../../../../scripts/api.js";
+import { app } from "../../../../scripts/app.js";
+import { LayoutEditor } from "../layout/editor.mjs";
+import { text } from "../layout/texts.mjs";
+import { afterFrames } from "./frames.mjs";
+import { EditorHolder } from "./holder.mjs";
+import { LastRun } from "./last_run.mjs";
+import { References } from "./references.mjs";
+import { pixels } from "./size.mjs";
+import { sortSockets } from "./sockets.mjs";
+import { sourceOf } from "./sources.mjs";
+import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
+
+// Property of the node that holds a copy of the value. A front end that doesn't load our files saves
+// it, while it loses the widget's value; the node runs by it then (nodes/layout.py).
+export const LAYOUT_PROPERTY = "msd_layout";
+
+/**
+ * Call `then` after an object's own handler.
+ * @param {any} object
+ * @param {string} name
+ * @param {(...given: any[]) => void} then
+ */
+function after(object, name, then) {
+  const own = object[name];
+  object[name] = function (/** @type {any[]} */ ...given) {
+    const result = own?.apply(this, given);
+    then.apply(this, given);
+    return result;
+  };
+}
+
+export class LayoutNode {
+  /** @param {import("./links.mjs").HostNode} node */
+  constructor(node) {
+    this.node = node;
+    this.lastRun = new LastRun(node, () => this.references.images.dropThumbnails());
+    this.references = new References(node, this.lastRun, () => this.editor.refresh());
+    this.editor = new LayoutEditor(this.createHost());
+    this.holder = new EditorHolder();
+    this.refresh = this.refresh.bind(this);
+    this.followNode();
+    this.forwardWheel();
+    queueMicrotask(() => {
+      this.followSizeWidgets();
+      this.refresh();
+    });
+  }
+
+  /** @returns {import("../layout/host.mjs").Host} */
+  createHost() {
+    const { node } = this;
+    return {
+      size: () => {
+        const size = this.lastRun.get()?.size ?? [];
+        return [pixels(node, "width", size[0]), pixels(node, "height", size[1])];
+      },
+      reference: (index) => this.references.get(index),
+      linkedBoxes: () =>
+        sourceOf(node, "boxes") === null ? null : (this.lastRun.get()?.boxes ?? []),
+      onChange: endUndoStep,
+      onRemove: (index) => {
+        holdUndoStep();
+        this.references.remove(index);
+      },
+      onRows: () => this.growNode(),
+      onOtherButton: (event) => {
+        if (event.button === 1 && this.isInGraph()) app.canvas.processMouseDown(event);
+      },
+      text,
+    };
+  }
+
+  /** Make the node large enough for its rows. */
+  growNode() {
+    const { node } = this;
+    if (!node.graph) return;
+    holdUndoStep();
+    requestAnimationFrame(() => {
+      const [width, height] = node.size;
+      const minHeight = node.computeSize()[1];
+      if (height < minHeight) node.setSize([width, minHeight]);
+      app.canvas?.setDirty(true, true);
+    });
+  }
+
+  isInGraph() {
+    return Boolean(this.editor.root.closest(".graph-canvas-container"));
+  }
+
+  /** The wheel zooms the graph, as everywhere else in it. */
+  forwardWheel() {
+    this.editor.root.addEventListener(
+      "wheel",
+      (event) => {
+        if (!this.isInGraph()) return;
+        event.preventDefault();
+        event.stopPropagation();
+        app.canvas.processMouseWheel(event);
+      },
+      { passive: false },
+    );
+  }
+
+  hold() {
+    const { graph, id } = this.node;
+    if (graph) this.holder.hold(this.editor, `${graph.id}:${id}`);
+  }
+
+  refresh() {
+    if (!this.node.graph) return;
+    this.hold();
+    this.editor.refresh();
+  }
+
+  followNode() {
+    const { editor, node } = this;
+    after(node, "onSerialize", (saved) => {
+      saved.properties[LAYOUT_PROPERTY] = editor.value;
+    });
+    after(node, "onConfigure", (saved) => this.onConfigure(saved));
+    after(node, "onConnectionsChange", () => this.onConnectionsChange());
+    after(node, "onExecuted", this.refresh);
+    after(node, "onAdded", () => {
+      this.hold();
+      editor.stage.watch();
+      // Another image in a linked Load Image, another number in a linked width
+      api.addEventListener("graphChanged", this.refresh);
+    });
+    after(node, "onRemoved", () => {
+      api.removeEventListener("graphChanged", this.refresh);
+      editor.stage.unwatch();
+    });
+  }
+
+  /** @param {any} saved */
+  onConfigure(saved) {
+    sortSockets(this.node);
+    // Saved by a front end that couldn't load our files: only the copy is left.
+    const values = Array.isArray(saved.widgets_values) ? saved.widgets_values : [];
+    const copy = saved.properties?.[LAYOUT_PROPERTY];
+    if (copy && !values.some((/** @type {any} */ value) => value?.subjects))
+      this.editor.value = copy;
+    requestAnimationFrame(this.refresh);
+  }
+
+  onConnectionsChange() {
+    const loading = app.configuringGraph;
+    if (this.node.graph) holdUndoStep();
+    afterFrames(2, () => {
+      if (!this.node.graph) return;
+      if (loading) this.references.adopt();
+      else this.references.follow(this.editor.subjects);
+      this.refresh();
+    });
+  }
+
+  followSizeWidgets() {
+    const { node } = this;
+    for (const widget of node.widgets ?? [])
+      if (widget.name === "width" || widget.name === "height")
+        after(widget, "callback", () => {
+          this.refresh();
+          // The canvas keeps its width, so that its height follows the aspect, up or down.
+          node.setSize([node.size[0], node.computeSize()[1]]);
+        });
+  }
+}

@@ -1,0 +1,64 @@
+// The node's references: what the editor shows of each, and which subject each belongs to.
+
+import { ReferenceImages, referenceAddress } from "./images.mjs";
+import { disconnectSubject, referenceLinks, referenceSocket, regionSocket } from "./sockets.mjs";
+import { sourceOf } from "./sources.mjs";
+
+export class References {
+  /**
+   * @param {import("./links.mjs").HostNode} node
+   * @param {import("./last_run.mjs").LastRun} lastRun
+   * @param {() => void} onLoad an image has loaded
+   */
+  constructor(node, lastRun, onLoad) {
+    this.node = node;
+    this.lastRun = lastRun;
+    this.images = new ReferenceImages(onLoad);
+    /** @type {(string | number)[]} the links of the references that the subjects belong to */
+    this.links = [];
+  }
+
+  /**
+   * @param {number} index
+   * @returns {import("../layout/host.mjs").Reference}
+   */
+  get(index) {
+    const source = sourceOf(this.node, referenceSocket(index));
+    const thumbnail = this.lastRun.get()?.references[index];
+    const address = source === null ? null : referenceAddress(source?.node, thumbnail);
+    return {
+      linked: source !== null,
+      image: address ? this.images.get(address) : null,
+      region: sourceOf(this.node, regionSocket(index)) !== null,
+    };
+  }
+
+  /** The subjects were loaded together with the links. */
+  adopt() {
+    this.links = referenceLinks(this.node);
+  }
+
+  /**
+   * The host moves later references up when one is disconnected; the subjects go with them.
+   * @param {import("../layout/subjects.mjs").Subjects} subjects
+   */
+  follow(subjects) {
+    const links = referenceLinks(this.node);
+    if (links.every((link) => this.links.includes(link))) {
+      const remaining = links.map((link) => this.links.indexOf(link));
+      if (subjects.reorder(remaining, this.links.length)) this.lastRun.forget();
+    }
+    this.links = links;
+    subjects.addUpTo(links.length);
+  }
+
+  /**
+   * Disconnect all that belongs to a subject that was removed.
+   * @param {number} index
+   */
+  remove(index) {
+    this.links.splice(index, 1);
+    this.lastRun.forget();
+    disconnectSubject(this.node, index);
+  }
+}
