@@ -36,7 +36,7 @@ options = parser.parse_args()
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "host")]
 if options.device == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-from microworld.host import load_host  # noqa: E402
+from lab.host.in_process import load_host  # noqa: E402
 
 HOST_NODES = load_host()  # before anything of the host looks for a GPU
 
