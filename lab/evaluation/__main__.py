@@ -28,7 +28,7 @@ def main() -> None:
             report(options.work, options.models)
     except KeyboardInterrupt:
         sys.exit("Stopped.")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(str(error))
 
 
@@ -47,7 +47,10 @@ def parse() -> argparse.Namespace:
     for command in (sample, report):
         command.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
         command.add_argument("--work", type=Path, default=ROOT / ".lab" / "quality")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.command == "sample" and options.count is not None and options.count < 1:
+        parser.error("--count must be at least 1")
+    return options
 
 
 def sample_cases(work: Path, models: Path, only: list[str] | None, count: int | None) -> None:

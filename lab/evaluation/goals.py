@@ -38,8 +38,8 @@ def _subjects(scores: dict[str, Scores]) -> Iterator[Measured]:
     yield "IoU, share of the VAE round trip's", ">= 97 %", ratio(masks.iou, ceiling.iou)
     yield "subjects missed", "0", mean_and_interval(masks.miss)
     for name, goal in (("shape", ">= 95 %"), ("texture", ">= 85 %")):
-        kept = ratio(getattr(masks, name), getattr(ceiling, name))
-        yield f"{name} kept, share of the round trip's", goal, kept
+        share = ratio(getattr(masks, name), getattr(ceiling, name))
+        yield f"{name} kept, share of the round trip's", goal, share
     confused = "confused with the other subject, by"
     yield f"{confused} mean colour", "<= 2 %", mean_and_interval(masks.confused_colour)
     yield f"{confused} the judge", "<= 3 %", mean_and_interval(masks.confused)

@@ -36,11 +36,12 @@ def main() -> None:
         for stage in options.stage:
             if not train(stage, options):
                 break
-        processes.leave()
     except KeyboardInterrupt:
         sys.exit("Stopped.")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
+    finally:
+        processes.leave()
 
 
 def parse() -> argparse.Namespace:
@@ -57,7 +58,7 @@ def parse() -> argparse.Namespace:
     train.add_argument("--scenes", type=float, help="multiple of the scenes to draw in advance")
     train.add_argument("--seed", type=int, help="by default the stage's own")
     train.add_argument("--threads", type=int, default=1, help="of each process")
-    train.add_argument("--device", default="cpu", help="cpu or cuda")
+    train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     export = commands.add_parser("export", help="write the family's files")
     export.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
     for command in (train, export):

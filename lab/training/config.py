@@ -10,7 +10,7 @@ class StageSettings:
     """Settings of one stage. Progress and learning rate count samples.
 
     Args:
-        samples: how many to train on in all.
+        samples: how many to train on in all, rounded up to whole steps.
         batch: samples of a step of the optimizer.
         micro_batch: samples of one forward pass. A step's micro batches are shared among the
             processes; each draws from a seed of its own.

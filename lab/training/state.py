@@ -16,12 +16,12 @@ from lab.training.config import StageSettings
 
 VERSION = 2  # 1 counted minutes
 Weights = dict[str, Tensor]
-Curve = list[tuple[int, dict[str, float]]]  # mean losses of some steps, and samples until then
+Curve = list[tuple[int, dict[str, float]]]  # samples so far, and the mean losses of the latest
 
 
 @dataclass
 class StageState:
-    """How far a stage has come, and with what."""
+    """How far a stage is, and with what."""
 
     settings: dict[str, Any]
     weights: Weights
@@ -42,7 +42,7 @@ class StageState:
         return self.samples >= self.settings["samples"]
 
     def metadata(self) -> dict[str, str]:
-        """What a file of weights says about their training."""
+        """What goes into a file of these weights."""
         return {
             f"{self.stage}.seed": str(self.settings["seed"]),
             f"{self.stage}.steps": str(self.step),
