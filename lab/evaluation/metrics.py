@@ -8,7 +8,7 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 
 from lab.evaluation.cases import HeldOut
-from lab.microworld.judge import NOTHING, Judge, Verdict
+from lab.microworld.judge import NOTHING, Judge
 from lab.microworld.scenes import BACKGROUND_COLOURS
 
 MISSED = 0.15  # a subject is missed if less of its box than this is sprite
@@ -34,7 +34,6 @@ class Scores:
     confused_colour: list[list[float]] = field(default_factory=list)  # by mean colour, no network
     outside: list[list[float]] = field(default_factory=list)  # one a scene
     anywhere: list[list[float]] = field(default_factory=list)  # named shape and hue anywhere
-    look_anywhere: list[list[float]] = field(default_factory=list)  # and texture
     background: list[list[float]] = field(default_factory=list)  # one a scene
 
 
@@ -123,15 +122,11 @@ def score_whole(judge: Judge, found: Found) -> Rows:
     mean = free.mean(1) if free.numel() else torch.zeros(3)
     nearest = (BACKGROUND_COLOURS - mean).norm(dim=1).argmin()
     looks = scenes.looks[i, : found.subjects]
-    wanted = list(
-        zip(looks.shape.tolist(), looks.colour.tolist(), looks.texture.tolist(), strict=True)
-    )
+    named = zip(looks.shape.tolist(), looks.colour.tolist(), strict=True)
     seen = _sprites_anywhere(judge, found)
-    named = {words[:2] for words in seen}
     return {
         "background": [float(nearest == scenes.background[i])],
-        "anywhere": [float(words[:2] in named) for words in wanted],
-        "look_anywhere": [float(words in seen) for words in wanted],
+        "anywhere": [float(words in seen) for words in named],
     }
 
 
@@ -157,8 +152,8 @@ def _tight_iou(sprite: Tensor, box: Cells) -> float:
     return common / (areas - common)
 
 
-def _sprites_anywhere(judge: Judge, found: Found) -> set[tuple[int, int, int]]:
-    """Shape, colour and texture of every sprite. Dark outlines part those that touch."""
+def _sprites_anywhere(judge: Judge, found: Found) -> set[tuple[int, int]]:
+    """Shape and colour of every sprite. Dark outlines part those that touch."""
     picture = found.picture
     height, width = picture.shape[1:]
     sprite = F.interpolate(found.sprites[None, None].float(), (height, width))[0, 0] > 0
@@ -172,6 +167,6 @@ def _sprites_anywhere(judge: Judge, found: Found) -> set[tuple[int, int, int]]:
     ]
     if not boxes:
         return set()
-    verdict: Verdict = judge.look(picture.expand(len(boxes), -1, -1, -1), torch.tensor(boxes))
-    words = torch.stack([verdict.shape, verdict.colour, verdict.texture], 1)
-    return {tuple(row) for row in words.tolist() if row[0] != NOTHING}  # type: ignore[misc]
+    verdict = judge.look(picture.expand(len(boxes), -1, -1, -1), torch.tensor(boxes))
+    words = zip(verdict.shape.tolist(), verdict.colour.tolist(), strict=True)
+    return {(shape, colour) for shape, colour in words if shape != NOTHING}

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lab.training import processes
 from lab.training.config import StageSettings
 from lab.training.curve import draw_curve
-from lab.training.state import StageState, Weights, resume_state, save_state
+from lab.training.state import Curve, StageState, Weights, resume_state, save_state
 from lab.training.task import Task
 
 SAVE_SECONDS, PRINT_STEPS = 60, 50
@@ -68,7 +68,7 @@ class Trainer:
         )
         self.ema = Ema(task.trained, settings.ema_decay)
         self.step, self.samples, self.seconds = 0, 0, 0.0
-        self.curve: list[tuple[int, dict[str, float]]] = []
+        self.curve: Curve = []
         self._recent: list[dict[str, float]] = []  # losses of the steps since the last report
         folder.mkdir(parents=True, exist_ok=True)
         if (state := resume_state(folder, settings)) is not None:
@@ -85,9 +85,9 @@ class Trainer:
         start, before, saved = time.monotonic(), self.seconds, time.monotonic()
         while self.samples < self.settings.samples and not self._is_over(start):
             losses = self._train_step()
+            self.ema.update(self.task.trained, self.step)
             self.step += 1
             self.samples += self.settings.batch
-            self.ema.update(self.task.trained, self.step)
             self.seconds = before + time.monotonic() - start
             self._recent.append(losses)
             if self.step % PRINT_STEPS == 0:
