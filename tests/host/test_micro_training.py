@@ -1,6 +1,7 @@
 """Every stage of the micro family's training, for a few samples, and the files that it exports."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from safetensors import safe_open
 from lab.training.config import STAGES, StageSettings
 from lab.training.state import load_ema, load_finished, load_state
 
-RUNS = (("vae", "encoders"), ("base",), ("adapter",), ("adapter_without_masks", "judge"))
-SAMPLES = 192  # of every stage: 4 to 12 steps; the base trains in two processes
+RUNS = (("vae", "encoders"), ("base",), ("adapter", "adapter_without_masks", "judge"))
+SAMPLES = 96  # of every stage: 2 to 6 steps; the base trains in two processes
 
 
 def run(*arguments: str, processes: int = 1) -> str:
@@ -61,25 +62,21 @@ def models(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", sum(RUNS, ()))
 def test_every_stage_learns(work: Path, stage: str) -> None:
     state = load_finished(work, stage)
-    settings = STAGES[stage]
-    assert state.samples == SAMPLES and state.step == SAMPLES / settings.batch
+    batch = STAGES[stage].batch
+    assert state.step == math.ceil(SAMPLES / batch) and state.samples == state.step * batch
     assert all(v.isfinite().all() for v in state.ema.values())
     assert any(not torch.equal(v, state.ema[name]) for name, v in state.weights.items())
 
 
-@pytest.mark.parametrize("stage", ["vae", "adapter"])
-def test_a_stopped_stage_goes_on_to_the_same_weights(
-    work: Path, tmp_path: Path, stage: str
-) -> None:
+def test_a_stopped_stage_goes_on_to_the_same_weights(work: Path, tmp_path: Path) -> None:
     """Bit for bit, in a folder that draws its own scenes."""
     for name in ("vae", "base"):
-        if name != stage:
-            (tmp_path / f"{name}.pt").write_bytes((work / f"{name}.pt").read_bytes())
-    stopped = train(tmp_path, stage, more=("--minutes", "0.0001"))
-    samples = load_state(tmp_path, stage).samples
+        (tmp_path / f"{name}.pt").write_bytes((work / f"{name}.pt").read_bytes())
+    stopped = train(tmp_path, "adapter", more=("--minutes", "0.0001"))
+    samples = load_state(tmp_path, "adapter").samples
     assert f"stopped, to be resumed, after {samples} samples" in stopped and samples < SAMPLES
-    assert f"resumed after {samples} samples" in train(tmp_path, stage)
-    first, other = load_finished(work, stage), load_finished(tmp_path, stage)
+    assert f"resumed after {samples} samples" in train(tmp_path, "adapter")
+    first, other = load_finished(work, "adapter"), load_finished(tmp_path, "adapter")
     for kind in ("weights", "ema"):
         a, b = getattr(first, kind), getattr(other, kind)
         assert all(torch.equal(value, b[name]) for name, value in a.items())

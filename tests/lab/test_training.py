@@ -13,6 +13,7 @@ from tiny_stage import SETTINGS, TinyTask, train
 
 from lab import ROOT
 from lab.training.config import STAGES, StageSettings
+from lab.training.stages.vae import VaeTask
 from lab.training.state import load_ema, load_finished, load_state, resume_state
 from lab.training.trainer import Trainer, micro_batch_generator
 
@@ -65,6 +66,22 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         load_ema(tmp_path / "stopped", "tiny")
     train(tmp_path / "stopped", replace(SETTINGS, minutes=10.0))  # which decide nothing
     assert_same(tmp_path / "first", tmp_path / "stopped")
+
+
+def test_a_real_stage_that_was_stopped_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(STAGES["vae"], samples=96, scenes=0.01)
+
+    def train_vae(folder: Path) -> None:
+        Trainer(VaeTask(settings, torch.device("cpu")), settings, folder).run()
+
+    train_vae(tmp_path / "first")
+    with monkeypatch.context() as context:
+        stop_after(2, context)
+        train_vae(tmp_path / "stopped")
+    train_vae(tmp_path / "stopped")
+    assert_same(tmp_path / "first", tmp_path / "stopped", "vae")
 
 
 def test_minutes_stop_a_run(tmp_path: Path) -> None:
