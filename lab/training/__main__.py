@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     train = commands.add_parser("train", help="train stages, one after the other")
     train.add_argument("--stage", choices=STAGES, required=True, nargs="+")
     train.add_argument("--samples", type=int, help="to train on; by default the stage's own number")
-    train.add_argument("--minutes", type=float, help="stop early after these, to be resumed")
+    train.add_argument("--minutes", type=float, help="pause after these; the same command goes on")
     train.add_argument("--scenes", type=float, help="multiple of the scenes to draw in advance")
     train.add_argument("--seed", type=int, help="by default the stage's own")
     train.add_argument("--threads", type=int, default=1, help="of each process")

@@ -19,7 +19,7 @@ class StageSettings:
         ema_decay: of the exponential moving average of the weights, which is the stage's result.
         seed: of the initial weights and of every sample.
         scenes: how many scenes to draw in advance, as a multiple of the usual number.
-        minutes: after which a run of the stage stops early, to be resumed. It doesn't decide the
+        minutes: after which a run of the stage pauses; a later run goes on. They don't decide the
             result.
     """
 
@@ -43,7 +43,7 @@ class StageSettings:
             raise ValueError(f"{self.stage}: minutes must not be negative.")
         if self.batch % self.micro_batch:
             raise ValueError(
-                f"{self.stage}: a batch of {self.batch} samples can't be parted into micro batches "
+                f"{self.stage}: a batch of {self.batch} samples can't be split into micro batches "
                 f"of {self.micro_batch}."
             )
 

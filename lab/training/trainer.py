@@ -99,8 +99,8 @@ class Trainer:
         self.task.trained.load_state_dict(self.ema.weights)
         finished = self.samples >= self.settings.samples
         if processes.rank() == 0:
-            words = "finished" if finished else "stopped, to be resumed,"
-            print(f"{self.settings.stage}: {words} after {self.samples} samples", flush=True)
+            stage, end = self.settings.stage, "finished" if finished else "paused"
+            print(f"{stage}: {end} after {self.samples} samples", flush=True)
             if finished:
                 self.task.check()
         return finished

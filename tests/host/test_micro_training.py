@@ -74,7 +74,7 @@ def test_a_stopped_stage_goes_on_to_the_same_weights(work: Path, tmp_path: Path)
         (tmp_path / f"{name}.pt").write_bytes((work / f"{name}.pt").read_bytes())
     stopped = train(tmp_path, "adapter", more=("--minutes", "0.0001"))
     samples = load_state(tmp_path, "adapter").samples
-    assert f"stopped, to be resumed, after {samples} samples" in stopped and samples < SAMPLES
+    assert f"paused after {samples} samples" in stopped and samples < SAMPLES
     assert f"resumed after {samples} samples" in train(tmp_path, "adapter")
     first, other = load_finished(work, "adapter"), load_finished(tmp_path, "adapter")
     for kind in ("weights", "ema"):
