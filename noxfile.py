@@ -42,7 +42,7 @@ def demo(session: nox.Session) -> None:
     """Run an example workflow on a real server: two references in two boxes."""
     host = _install(session, "test")
     session.run(
-        *("python", "-m", "microworld.demo"),
+        *("python", "-m", "lab.demo"),
         env=_host_env(host),
         interrupt_timeout=20,  # Ctrl-C gives it the time to stop the server
         terminate_timeout=20,
@@ -100,7 +100,7 @@ def quality(session: nox.Session) -> None:
     """Sample the micro world's held-out scenes and write docs/quality.md (half an hour)."""
     host = _install(session, "test")
     for verb in ("sample", "report"):
-        session.run("python", "-m", "microworld.quality", verb, env=_host_env(host))
+        session.run("python", "-m", "lab.evaluation", verb, env=_host_env(host))
 
 
 @nox.session

@@ -36,7 +36,7 @@ options = parser.parse_args()
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "host")]
 if options.device == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-from microworld.host import load_host  # noqa: E402
+from lab.host.in_process import load_host  # noqa: E402
 
 HOST_NODES = load_host()  # before anything of the host looks for a GPU
 
@@ -101,9 +101,8 @@ def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
         for n, box in enumerate(boxes)
     )
     weights = model.model.diffusion_model.state_dict()
-    attentions = module("msd_core.models.unet").cross_attentions(
-        {k: w.shape for k, w in weights.items()}
-    )
+    table, core = module("msd_core.models.unet"), module("msd_core.attention.subjects")
+    attentions = table.cross_attentions({k: w.shape for k, w in weights.items()})
     keys_values = {}
     for attention in attentions:
         size = (len(boxes) * TOKENS, attention.width)

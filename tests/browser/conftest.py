@@ -13,8 +13,9 @@ from playwright.sync_api import Browser, sync_playwright
 from ui import Ui
 from xdist.scheduler import LoadScopeScheduling
 
-from microworld.demo import MODELS, save_sprites
-from microworld.server import Server
+from lab.host.server import Server
+from lab.microworld import MODELS
+from lab.microworld.sprites import save_sprites
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from ui import ROOT, SETTING, TWO, Ui, of_type, subject, workflow
 
-from microworld.server import Server
+from lab.host.server import Server
 
 NODES = sorted(path.name for path in (ROOT / "web" / "docs").iterdir())
 TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))

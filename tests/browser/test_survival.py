@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from ui import SETTING, TWO, Ui, of_type, subject, workflow
 
-from microworld.server import Server
+from lab.host.server import Server
 
 LONG = "a very long phrase " * 12
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, expect
 
-from microworld.demo import FILES
-from microworld.server import Server
+from lab.host.server import Server
+from lab.host.workflows import FILES
 
 LIMIT = 120  # seconds; only so that a test that waits in vain ends
 expect.set_options(timeout=LIMIT * 1000)

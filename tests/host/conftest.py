@@ -27,8 +27,8 @@ import nodes as host_nodes  # noqa: E402
 
 assert Path(host_nodes.__file__).parent == HOST
 
-from microworld.demo import save_sprites  # noqa: E402
-from microworld.server import Server  # noqa: E402
+from lab.host.server import Server  # noqa: E402
+from lab.microworld.sprites import save_sprites  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +168,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("server")
     # Its loader package changes the host that it is loaded into, so not in this process.
     subprocess.run(
-        [sys.executable, "-m", "microworld.family", str(base / "models")],
+        [sys.executable, "-m", "lab.microworld.files", str(base / "models")],
         check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{HOST}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     save_sprites(base / "input")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sampling import noise
 
-from microworld.host import run_node
+from lab.host.in_process import run_node
 
 REPOSITORIES = {
     "IPADAPTER_PLUS": "cubiq/ComfyUI_IPAdapter_plus",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microworld.demo import adapt, find
-from microworld.server import PromptError, Server
+from lab.host.server import PromptError, Server
+from lab.host.workflows import find, use_micro_files
 
 SIZE = 64
 
@@ -40,4 +40,4 @@ def run_interrupted(server: Server, prompt: dict[str, Any], kind: str, step: int
 
 
 def load(server: Server, path: Path) -> dict[str, Any]:
-    return adapt(server.workflow(path), SIZE, SIZE, steps=3)
+    return use_micro_files(server.workflow(path), SIZE, SIZE, steps=3)

@@ -27,7 +27,7 @@ from sampling import (
     with_watch,
 )
 
-from microworld.host import run_node
+from lab.host.in_process import run_node
 
 D = Golden("d_unet")
 

@@ -20,7 +20,6 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.t2i_adapter.adapter import Adapter
-from conftest import ROOT
 from models import build_sdxl
 from pages import keep_page
 from sampling import (
@@ -40,7 +39,8 @@ from sampling import (
     with_watch,
 )
 
-from microworld.host import run_node
+from lab.host.in_process import run_node
+from lab.microworld import MODELS
 
 HEAD = """# What MSD Apply was combined with
 
@@ -533,7 +533,7 @@ def test_conditionings(registry: Any, plain: Any, acts: Any, name: str) -> None:
 
 def load_vae() -> Any:
     """The micro family's."""
-    file = ROOT / "microworld" / "models" / "checkpoints" / "micro.safetensors"
+    file = MODELS / "checkpoints" / "micro.safetensors"
     sd = comfy.utils.load_torch_file(str(file))
     return comfy.sd.VAE(comfy.utils.state_dict_prefix_replace(sd, {"first_stage_model.": ""}, True))
 

@@ -25,7 +25,7 @@ from PIL import Image
 from prompts import find, run, run_interrupted
 from safetensors.torch import load_file, save_file
 
-from microworld.server import PromptError, Server
+from lab.host.server import PromptError, Server
 
 HEAD = """# What goes wrong, and what is said
 

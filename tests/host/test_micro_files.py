@@ -6,10 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import microworld.host_pack  # noqa: F401
-from microworld import family
-from microworld.autoencoder import Autoencoder, widen
-from microworld.quality import MODELS
+import lab.microworld.pack  # noqa: F401
+from lab.microworld import MODELS, networks
+from lab.microworld.autoencoder import Autoencoder, widen
 from msd_core.checkpoint import load_adapter
 
 FILES = sorted(MODELS.rglob("*.safetensors"))
@@ -34,13 +33,13 @@ def test_every_file_says_how_it_was_trained(path) -> None:
 @pytest.mark.parametrize("path", sorted(MODELS.glob("ms_diffusion/*")), ids=lambda path: path.stem)
 def test_adapters_have_the_released_form(path) -> None:
     adapter = load_adapter(path)
-    assert asdict(adapter.resampler.sizes) == family.RESAMPLER
+    assert asdict(adapter.resampler.sizes) == networks.RESAMPLER
     assert len(adapter.layers) == 6
 
 
 def test_a_narrow_autoencoder_is_the_wide_one_with_zeros() -> None:
     torch.manual_seed(0)
-    narrow, taesd = Autoencoder().eval(), family.vae()
+    narrow, taesd = Autoencoder().eval(), networks.vae()
     widen(narrow, taesd)
     pictures = torch.rand(2, 3, 48, 64)
     with torch.no_grad():

@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import microworld.host_pack  # noqa: F401
-from microworld.evaluation import CASES, draw_evaluation, sample
-from microworld.host import Sampler
-from microworld.judge import Judge
-from microworld.quality import MODELS, round_trip
-from microworld.scoring import Scores, guard, load_judge, mean_and_interval, score
+import lab.microworld.pack  # noqa: F401
+from lab.evaluation.cases import CASES, draw_held_out
+from lab.evaluation.guard import out_of_bounds
+from lab.evaluation.metrics import Scores, score
+from lab.evaluation.sampling import round_trip, sample
+from lab.evaluation.statistics import mean_and_interval
+from lab.host.sampler import Sampler
+from lab.microworld import MODELS
+from lab.microworld.judge import Judge, load_judge
 
 MASKS = next(case for case in CASES if case.name == "masks")
 FEW = 12
@@ -31,24 +34,24 @@ def sampler(registry: dict[str, Any]) -> Sampler:
 
 @pytest.fixture(scope="module")
 def measure(judge: Judge, sampler: Sampler) -> Callable[..., Scores]:
-    evaluation = draw_evaluation("two")
+    held_out = draw_held_out("two")
 
     def scores(count: int = FEW, **changes: Any) -> Scores:
-        return score(judge, evaluation, sample(replace(MASKS, **changes), sampler, count))
+        return score(judge, held_out, sample(replace(MASKS, **changes), sampler, count))
 
     return scores
 
 
-def test_32_scenes_are_within_the_guard(measure: Callable[..., Scores]) -> None:
-    assert guard(measure(32)) == []
+def test_32_scenes_are_within_the_out_of_bounds(measure: Callable[..., Scores]) -> None:
+    assert out_of_bounds(measure(32)) == []
 
 
 def test_the_judge_knows_the_generator(judge: Judge, sampler: Sampler) -> None:
-    evaluation = draw_evaluation("two")
-    drawn = evaluation.scenes.picture[:32]
+    held_out = draw_held_out("two")
+    drawn = held_out.scenes.picture[:32]
     for pictures in (drawn, round_trip(sampler.vae, drawn)):
-        scores = score(judge, evaluation, pictures)
-        assert guard(scores) == []
+        scores = score(judge, held_out, pictures)
+        assert out_of_bounds(scores) == []
         for name in ("shape", "texture", "colour"):
             assert mean_and_interval(getattr(scores, name))[0] > 0.9
 
@@ -63,11 +66,11 @@ def test_transposed_masks_trip(
         return right(boxes[..., [1, 0, 3, 2]], *rest)
 
     monkeypatch.setattr(module, "box_coverage", transposed)
-    assert {"iou", "confused"} & set(guard(measure()))
+    assert {"iou", "confused"} & set(out_of_bounds(measure()))
 
 
 def test_missing_masks_trip(measure: Callable[..., Scores]) -> None:
-    assert "confused" in guard(measure(masks=False))
+    assert "confused" in out_of_bounds(measure(masks=False))
 
 
 def test_a_layer_table_off_by_one_trips(
@@ -88,12 +91,12 @@ def test_a_layer_table_off_by_one_trips(
         return moved
 
     monkeypatch.setattr(module, "cross_attentions", shifted)
-    assert guard(measure())
+    assert out_of_bounds(measure())
 
 
 def test_dropped_grounding_trips(measure: Callable[..., Scores]) -> None:
     """The tokens no longer tell where in their cells the edges lie."""
-    assert "iou" in guard(measure(grounding=False))
+    assert "iou" in out_of_bounds(measure(grounding=False))
 
 
 def test_swapped_subjects_trip(
@@ -111,7 +114,7 @@ def test_swapped_subjects_trip(
         return replace(subjects, subjects=exchanged)
 
     monkeypatch.setattr(Sampler, "subjects", swapped)
-    assert {"confused", "confused_colour"} <= set(guard(measure()))
+    assert {"confused", "confused_colour"} <= set(out_of_bounds(measure()))
 
 
 def test_sampling_is_repeatable(sampler: Sampler) -> None:

@@ -1,8 +1,11 @@
-"""Every stage of the micro world's training, for seconds, and the files that come of it."""
+"""Every stage of the micro family's training, for a few samples, and the files that it exports."""
 
+import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,18 @@ import torch
 from conftest import HOST, ROOT
 from safetensors import safe_open
 
+from lab.training.config import STAGES, StageSettings
+from lab.training.state import load_ema, load_finished, load_state
+
 RUNS = (("vae", "encoders"), ("base",), ("adapter", "adapter_without_masks", "judge"))
-SECONDS = 6  # of every stage; the base trains in two processes
+SAMPLES = 96  # of every stage: 2 to 6 steps; the base trains in two processes
 
 
 def run(*arguments: str, processes: int = 1) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(HOST), str(ROOT)))}
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
-        [sys.executable, *(several if processes > 1 else ()), "-m", "microworld", *arguments],
+        [sys.executable, *(several if processes > 1 else ()), "-m", "lab.training", *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -31,16 +37,17 @@ def run(*arguments: str, processes: int = 1) -> str:
     return done.stdout
 
 
+def train(folder: Path, *stages: str, more: tuple[str, ...] = (), processes: int = 1) -> str:
+    given = ("--samples", str(SAMPLES), "--scenes", "0.03", "--work", str(folder))
+    return run("train", "--stage", *stages, *given, *more, processes=processes)
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of a family that was trained for less than a minute."""
     folder = tmp_path_factory.mktemp("work")
     for stages in RUNS:
-        run(
-            *("train", "--stage", *stages, "--minutes", str(SECONDS / 60)),
-            *("--scenes", "0.03", "--work", str(folder)),
-            processes=2 if stages == ("base",) else 1,
-        )
+        train(folder, *stages, processes=2 if stages == ("base",) else 1)
     return folder
 
 
@@ -54,32 +61,37 @@ def models(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stage", sum(RUNS, ()))
 def test_every_stage_learns(work: Path, stage: str) -> None:
-    state = torch.load(work / f"{stage}.pt", weights_only=False)
-    step, seconds, samples, _ = state["progress"]
-    assert step > 0 and samples > 0 and seconds >= SECONDS
-    assert all(v.isfinite().all() for v in state["average"].values())
-    assert state["metadata"][f"{stage}.steps"] == str(step)
+    state = load_finished(work, stage)
+    batch = STAGES[stage].batch
+    assert state.step == math.ceil(SAMPLES / batch) and state.samples == state.step * batch
+    assert all(v.isfinite().all() for v in state.ema.values())
+    assert any(not torch.equal(v, state.ema[name]) for name, v in state.weights.items())
 
 
-def test_a_stage_goes_on_where_it_stopped(work: Path) -> None:
-    before, seconds, *_ = torch.load(work / "vae.pt", weights_only=False)["progress"]
-    minutes = str((seconds + 1) / 60)  # a slow step may have overrun the time it had
-    said = run("train", "--stage", "vae", "--minutes", minutes, "--work", str(work))
-    assert f"resumed at step {before}" in said
-    assert torch.load(work / "vae.pt", weights_only=False)["progress"][0] > before
+def test_a_stopped_stage_goes_on_to_the_same_weights(work: Path, tmp_path: Path) -> None:
+    """Bit for bit, in a folder that draws its own scenes."""
+    for name in ("vae", "base"):
+        (tmp_path / f"{name}.pt").write_bytes((work / f"{name}.pt").read_bytes())
+    stopped = train(tmp_path, "adapter", more=("--minutes", "0.0001"))
+    samples = load_state(tmp_path, "adapter").samples
+    assert f"paused after {samples} samples" in stopped and samples < SAMPLES
+    assert f"resumed after {samples} samples" in train(tmp_path, "adapter")
+    first, other = load_finished(work, "adapter"), load_finished(tmp_path, "adapter")
+    for kind in ("weights", "ema"):
+        a, b = getattr(first, kind), getattr(other, kind)
+        assert all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 def test_only_the_adapter_moves_in_its_stage(work: Path) -> None:
-    base = torch.load(work / "base.pt", weights_only=False)["average"]
-    adapter = torch.load(work / "adapter.pt", weights_only=False)["average"]
+    base, adapter = load_ema(work, "base"), load_ema(work, "adapter")
     assert {f"adapter.{name}" for name in adapter} == {n for n in base if n.startswith("adapter.")}
     moved = {n for n, v in adapter.items() if not torch.equal(v, base[f"adapter.{n}"])}
     assert moved == set(adapter) - {"dummy_image_tokens"}
 
 
 def test_the_files_run_in_the_host(models: Path, registry: dict[str, Any]) -> None:
-    import microworld.host_pack  # noqa: F401
-    from microworld.host import Sampler
+    import lab.microworld.pack  # noqa: F401
+    from lab.host.sampler import Sampler
 
     files = {p.relative_to(models).as_posix(): p for p in models.rglob("*.safetensors")}
     assert set(files) == {
@@ -93,6 +105,8 @@ def test_the_files_run_in_the_host(models: Path, registry: dict[str, Any]) -> No
     with safe_open(files["ms_diffusion/ms_adapter_micro.safetensors"], "pt") as file:
         said = file.metadata()
     assert {"base.seed", "base.steps", "adapter.steps", "adapter.minutes", "torch"} <= set(said)
+    settings = StageSettings(**json.loads(said["adapter.settings"]))
+    assert settings == replace(STAGES["adapter"], samples=SAMPLES, scenes=0.03)
     picture = Sampler(registry, models).picture("a star on snow", (96, 144), seed=1, steps=2)
     assert picture.shape == (3, 96, 144) and picture.isfinite().all()
 
@@ -101,15 +115,17 @@ def test_what_the_host_samples_is_what_was_trained(
     work: Path, models: Path, registry: dict[str, Any]
 ) -> None:
     """A picture through the nodes, and the same by the training's own modules and plain Euler."""
-    import microworld.host_pack  # noqa: F401
-    from microworld.evaluation import draw_evaluation
-    from microworld.family_training import Family, Guidance, Vocabulary
-    from microworld.host import GUIDANCE, NEGATIVE, Sampler
-    from microworld.scenes import SHAPES, caption
+    import lab.microworld.pack  # noqa: F401
+    from lab.evaluation.cases import draw_held_out
+    from lab.host.sampler import Sampler
+    from lab.host.workflows import CFG, NEGATIVE
+    from lab.microworld.scenes import SHAPES, caption
+    from lab.training.family import Family, SubjectBatch
+    from lab.training.vocabulary import Vocabulary
 
     steps = 4
-    sampler, scenes = Sampler(registry, models), draw_evaluation("two").scenes
-    references = draw_evaluation("two").references[0, :2]
+    sampler, scenes = Sampler(registry, models), draw_held_out("two").scenes
+    references = draw_held_out("two").references[0, :2]
     boxes, looks = scenes.boxes[:1], scenes.looks[0]
     text = caption(looks, boxes[0], int(scenes.background[0]))
     phrases = [SHAPES[int(s)] for s in looks.shape[:2]]
@@ -117,24 +133,24 @@ def test_what_the_host_samples_is_what_was_trained(
     picture = sampler.picture(text, (128, 128), 7, subjects, steps=steps)
 
     family = Family(Vocabulary())
-    family.load_state_dict(torch.load(work / "base.pt", weights_only=False)["average"])
-    family.adapter.load_state_dict(torch.load(work / "adapter.pt", weights_only=False)["average"])
+    family.load_state_dict(load_ema(work, "base"))
+    family.adapter.load_state_dict(load_ema(work, "adapter"))
     family.half().float().eval()
     no = torch.zeros(1, dtype=torch.bool)
-    guided = Guidance(references, phrases, boxes, no, no, no)
-    alone = Guidance(references[:0], [], torch.zeros_like(boxes), no, no, no)
+    guided = SubjectBatch(references, phrases, boxes, no, no, no)
+    alone = SubjectBatch(references[:0], [], torch.zeros_like(boxes), no, no, no)
     sampling = sampler.model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
     x = torch.randn(1, 4, 16, 16, generator=torch.manual_seed(7))
     x = x * (1 + sigmas[0] ** 2).sqrt()
     with torch.no_grad():
         for sigma, after in pairwise(sigmas):
-            noisy, time = x / (1 + sigma**2).sqrt(), sampling.timestep(sigma)[None]
+            noisy, timestep = x / (1 + sigma**2).sqrt(), sampling.timestep(sigma)[None]
             noise, plain = (
-                family(noisy, time, [words], guidance, family.image_tokens(guidance))[0]
-                for words, guidance in ((text, guided), (NEGATIVE, alone))
+                family(noisy, timestep, [words], subjects, family.image_tokens(subjects))[0]
+                for words, subjects in ((text, guided), (NEGATIVE, alone))
             )
-            x = x + (plain + GUIDANCE * (noise - plain)) * (after - sigma)
+            x = x + (plain + CFG * (noise - plain)) * (after - sigma)
         latent = {"samples": x / 0.13025}
         expected = registry["VAEDecode"]().decode(sampler.vae, latent)[0][0].movedim(-1, 0)
     assert (picture - expected).abs().max() < 0.02

@@ -11,7 +11,7 @@ import torch
 from models import build_clip
 from safetensors.torch import save_file
 
-from microworld.host import run_node
+from lab.host.in_process import run_node
 
 CAT = {"phrase": "cat", "box": [0.0, 0.25, 0.4, 0.75], "weight": 0.5}
 CUP = {"phrase": "cup", "box": [0.6, 0.25, 1.0, 0.75], "weight": 1.0}

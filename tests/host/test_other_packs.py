@@ -28,7 +28,7 @@ from sampling import (
 )
 from test_windows import Tiles, with_function
 
-from microworld.host import run_node
+from lab.host.in_process import run_node
 
 HEAD = """# Packs of others on the same attentions
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from prompts import find, run, run_interrupted
 
-from microworld.server import PromptError, Server
+from lab.host.server import PromptError, Server
 
 PAGE = ROOT / "docs" / "soak.md"
 COUNT = int(os.environ.get("SOAK_PROMPTS", "30"))

@@ -23,7 +23,7 @@ from sampling import (
     with_watch,
 )
 
-from microworld.host import run_node
+from lab.host.in_process import run_node
 from msd_core.coverage import box_coverage
 
 Wrapper = Callable[[Callable[..., torch.Tensor], dict[str, Any]], torch.Tensor]

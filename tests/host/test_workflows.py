@@ -11,8 +11,8 @@ from conftest import ROOT
 from PIL import Image
 from prompts import SIZE, find, load, run
 
-from microworld.demo import FILES
-from microworld.server import PromptError, Server
+from lab.host.server import PromptError, Server
+from lab.host.workflows import FILES
 
 # What needs another pack can't run here; everything else does.
 FOREIGN = "MS-Diffusion, IPAdapter style"

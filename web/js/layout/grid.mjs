@@ -18,7 +18,7 @@ export function gridOf([width, height]) {
 
 /**
  * First and last + 1 column and row of the cells that a box covers: start rounded down, end up, in
- * float32 as the server counts them (msd_core/layout.py).
+ * float32 as the server counts them (msd_core/coverage.py).
  * @param {Box} box
  * @param {Grid} grid
  * @returns {[number, number, number, number]}

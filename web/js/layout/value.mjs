@@ -1,6 +1,6 @@
 // The layout's value as workflow files hold it:
 //   {"version": 1, "subjects": [{"phrase": text, "box": [x0, y0, x1, y1] or null, "weight": number}]}
-// Boxes are normalised: in 0..1 from the picture's top left corner. nodes/boxes.py reads the same.
+// Boxes are normalised: in 0..1 from the picture's top left corner. nodes/layout/boxes.py reads the same.
 
 /** @typedef {[number, number, number, number]} Box x0, y0, x1, y1 in 0..1 */
 /** @typedef {{phrase: string, box: Box | null, weight: number}} Subject */

@@ -15,7 +15,7 @@ import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
 
 // Property of the node that holds a copy of the value. A front end that doesn't load our files saves
-// it, while it loses the widget's value; the node runs by it then (nodes/layout.py).
+// it, while it loses the widget's value; the node runs by it then (nodes/layout/node.py).
 export const LAYOUT_PROPERTY = "msd_layout";
 
 /**

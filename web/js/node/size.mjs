@@ -4,7 +4,7 @@ import { clamp } from "../layout/value.mjs";
 import { linkInto } from "./links.mjs";
 import { sourceOf } from "./sources.mjs";
 
-// As the node takes them (nodes/layout.py)
+// As the node takes them (nodes/layout/node.py)
 export const MIN_SIZE = 16;
 export const MAX_SIZE = 16384;
 export const DEFAULT_SIZE = 1024;

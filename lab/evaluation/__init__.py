@@ -1,0 +1,1 @@
+"""Evaluation of the micro family: held-out scenes, sampled in the real host, scored by a judge."""

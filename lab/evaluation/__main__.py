@@ -1,0 +1,80 @@
+"""How good the micro family is: samples held-out scenes in the real host through the pack's nodes,
+and scores them by the judge.
+
+    python -m lab.evaluation sample    write the pictures that the work folder lacks
+    python -m lab.evaluation report    score them, and write docs/quality.md
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from lab import ROOT
+from lab.evaluation.cases import CASES
+from lab.microworld import MODELS
+
+
+def main() -> None:
+    options = parse()
+    try:
+        if options.command == "sample":
+            sample_cases(options.work, options.models, options.only, options.count)
+        else:
+            from lab.evaluation.report import report
+
+            report(options.work, options.models)
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    sample = commands.add_parser("sample", help="write the pictures that the work folder lacks")
+    names = [case.name for case in CASES]
+    sample.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=", ".join(names))
+    sample.add_argument("--count", type=int, help="scenes of each case")
+    report = commands.add_parser("report", help="score them, and write docs/quality.md")
+    for command in (sample, report):
+        command.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
+        command.add_argument("--work", type=Path, default=ROOT / ".lab" / "quality")
+    options = parser.parse_args()
+    if options.command == "sample" and options.count is not None and options.count < 1:
+        parser.error("--count must be at least 1")
+    return options
+
+
+def sample_cases(work: Path, models: Path, only: list[str] | None, count: int | None) -> None:
+    """Write the pictures of each case to a file of its own; those that are there stay."""
+    from lab.evaluation.sampling import sample
+    from lab.host.in_process import load_host
+    from lab.host.sampler import Sampler
+
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    nodes = load_host()
+    for case in CASES:
+        path = work / f"{case.name}.pt"
+        if path.exists() or (only and case.name not in only):
+            continue
+        if not (models / "ms_diffusion" / case.adapter).exists():
+            print(f"{case.name}: there is no {case.adapter}")
+            continue
+        start = time.monotonic()
+        pictures = sample(case, Sampler(nodes, models, case.adapter), count or case.count)
+        torch.save((pictures * 255).round().byte(), path)
+        seconds = (time.monotonic() - start) / len(pictures)
+        print(f"{case.name}: {len(pictures)} pictures, {seconds:.2f} s each", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The example workflows, in API form, changed to run on the micro family."""
+
+from typing import Any
+
+from lab import ROOT
+from lab.microworld.sprites import BACKGROUND, SPRITES
+
+WORKFLOWS = ROOT / "example_workflows"
+# How the micro family is sampled.
+NEGATIVE = "low quality, worst quality, blurry"
+STEPS, CFG = 20, 4.0
+PREVIEW = "preview"  # id of the node that show_layout adds
+# The workflows' files, and the micro family's for each.
+FILES = {
+    "sd_xl_base_1.0.safetensors": "micro.safetensors",
+    "clip_vision_g.safetensors": "micro_vision.safetensors",
+    "ms_adapter.bin": "ms_adapter_micro.safetensors",
+    "style_lora.safetensors": "micro_lora.safetensors",
+    "controlnet-canny-sdxl-1.0.safetensors": "micro_controlnet.safetensors",
+}
+
+
+def find(prompt: dict[str, Any], kind: str, title: str = "") -> str:
+    """The id of the prompt's node of this class, and with this in its title."""
+    return next(
+        name
+        for name, node in prompt.items()
+        if node["class_type"] == kind and title in node["_meta"]["title"]
+    )
+
+
+def use_micro_files(prompt: dict[str, Any], width: int, height: int, steps: int) -> dict[str, Any]:
+    """The prompt with the micro family's files, the sprites as references, another size in pixels
+    and another number of steps."""
+    for node in prompt.values():
+        inputs, title = node["inputs"], node["_meta"]["title"]
+        inputs |= {k: FILES[v] for k, v in inputs.items() if isinstance(v, str) and v in FILES}
+        if node["class_type"] == "LoadImage" and title.startswith("Reference "):
+            inputs["image"] = f"reference_{title.split()[1].rstrip(',')}.png"
+        if "width" in inputs:
+            inputs |= {"width": width, "height": height}
+        if "steps" in inputs:
+            inputs["steps"] = steps
+    return prompt
+
+
+def describe_sprites(prompt: dict[str, Any]) -> str:
+    """Let the prompt's texts describe the sprites, and sample as the micro family needs it; returns
+    the positive text."""
+    layout = prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]
+    shapes = [shape for _, _, shape in SPRITES[: len(layout["subjects"])]]
+    for subject, shape in zip(layout["subjects"], shapes, strict=True):
+        subject["phrase"] = shape
+    text = f"{' and '.join(f'a {shape}' for shape in shapes)} on {BACKGROUND}"
+    prompt[find(prompt, "CLIPTextEncode", "Positive")]["inputs"]["text"] = text
+    for node in prompt.values():
+        if node["class_type"] == "MSDAutoLayout":
+            node["inputs"]["prompt"] = text
+    prompt[find(prompt, "CLIPTextEncode", "Negative")]["inputs"]["text"] = NEGATIVE
+    prompt[find(prompt, "KSampler")]["inputs"]["cfg"] = CFG
+    prompt[find(prompt, "MSDApply")]["inputs"]["weight"] = 1.0
+    return text
+
+
+def show_layout(prompt: dict[str, Any]) -> None:
+    """Add the node PREVIEW, which gives the layout's picture."""
+    prompt[PREVIEW] = {
+        "class_type": "PreviewImage",
+        "inputs": {"images": [find(prompt, "MSDLayout"), 3]},
+        "_meta": {"title": "Preview"},
+    }

@@ -1,0 +1,118 @@
+"""The files of the micro family, each in its real format, in float16.
+
+With random weights, for tests: python -m lab.microworld.files MODELS_FOLDER, with the host on
+PYTHONPATH.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lab.microworld import networks
+from lab.microworld.pack import MARK
+
+
+def text_weights(encoder: nn.Module, ids: Tensor) -> dict[str, Tensor]:
+    """A text encoder's weights as the family's files hold them: of the vocabulary only the rows
+    `ids`."""
+    sd = dict(encoder.state_dict())
+    name = "text_model.embeddings.token_embedding."
+    rows = sd.pop(f"{name}weight")
+    return {
+        **sd,
+        f"{name}rows": rows[ids] if len(rows) > len(ids) else rows,
+        f"{name}ids": ids.int(),
+    }
+
+
+def save(sd: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write weights in float16, whole numbers as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in sd.items()}
+    save_file(halves, path, metadata={"format": "pt", **metadata})
+
+
+def checkpoint_weights(
+    unet: nn.Module, text_l: dict[str, Tensor], text_g: dict[str, Tensor], autoencoder: nn.Module
+) -> dict[str, Tensor]:
+    sd = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}
+    sd[f"model.diffusion_model.{MARK}"] = torch.ones(1)
+    sd |= {f"first_stage_model.{k}": v for k, v in autoencoder.state_dict().items()}
+    for name, weights in (("clip_l", text_l), ("clip_g", text_g)):
+        sd |= {f"micro_text.{name}.transformer.{k}": v for k, v in weights.items()}
+    return sd
+
+
+def save_vision_tower(tower: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Write a vision tower with the sizes that its weights don't show."""
+    sizes = torch.tensor([networks.VISION["image_size"], networks.VISION["heads"]])
+    save({**tower.state_dict(), MARK: sizes}, path, metadata)
+
+
+def save_random_family(models: Path, seed: int = 0) -> None:
+    """Write the family with random weights, and a LoRA and a ControlNet to go with it, below a
+    models folder of the host."""
+    torch.manual_seed(seed)
+    metadata = {"weights": "random", "seed": str(seed)}
+    unet, control, autoencoder = networks.unet(), networks.controlnet(), networks.vae()
+    _fill_autoencoder(autoencoder)
+    _fill_zeros(unet, control)
+    ids = torch.tensor([0, *range(320, 420), 1929, 2368, 2242, 1937, 49406, 49407])
+    text = [text_weights(networks.text_encoder(), ids) for _ in range(2)]
+    checkpoint = checkpoint_weights(unet, text[0], text[1], autoencoder)
+    save(checkpoint, models / "checkpoints/micro.safetensors", metadata)
+    for index, (name, weights) in enumerate(zip("lg", text, strict=True)):
+        marked = {**weights, MARK: torch.tensor(index)}
+        save(marked, models / f"text_encoders/micro_clip_{name}.safetensors", metadata)
+    tower = networks.vision_tower()
+    save_vision_tower(tower, models / "clip_vision/micro_vision.safetensors", metadata)
+    adapter = networks.adapter(unet)
+    metadata["resampler_head_width"] = str(adapter.head_width)
+    save(adapter.state_dict(), models / "ms_diffusion/ms_adapter_micro.safetensors", metadata)
+    save(_random_lora(unet), models / "loras/micro_lora.safetensors", metadata)
+    hint = {**control.state_dict(), MARK: torch.ones(1)}
+    save(hint, models / "controlnet/micro_controlnet.safetensors", metadata)
+
+
+def _fill_autoencoder(autoencoder: nn.Module) -> None:
+    """Initialise a TAESD: the host leaves its weights uninitialised. Its pictures aren't black."""
+    g = torch.Generator().manual_seed(0)
+    for name, parameter in autoencoder.named_parameters():
+        if name.startswith("taesd_encoder"):
+            parameter.data.normal_(std=0.1, generator=g)
+        elif name.startswith("taesd_decoder"):
+            nn.init.kaiming_normal_(parameter) if parameter.ndim > 1 else parameter.data.zero_()
+            if name.startswith("taesd_decoder.19."):
+                parameter.data.mul_(0.06).add_(0.5 if parameter.ndim == 1 else 0)
+
+
+def _fill_zeros(unet: nn.Module, control: nn.Module) -> None:
+    """Fill the zero convolutions and projections that training starts from: they show nothing."""
+    for module in (unet, control):
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                scale = 1e-3 if module is control and "zero_conv" in name else 1.0
+                nn.init.normal_(parameter, std=scale * parameter[0].numel() ** -0.5)
+
+
+def _random_lora(unet: nn.Module) -> dict[str, Tensor]:
+    lora = {}
+    for key, value in unet.state_dict().items():
+        if key.endswith("attn2.to_v.weight"):
+            name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
+            lora[f"{name}.lora_down.weight"] = torch.randn(4, value.shape[1]) * 0.2
+            lora[f"{name}.lora_up.weight"] = torch.randn(value.shape[0], 4) * 0.2
+            lora[f"{name}.alpha"] = torch.tensor(4.0)
+    return lora
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.microworld.files",
+        description="Write the micro family with random weights.",
+    )
+    parser.add_argument("models", type=Path, help="models folder to write to")
+    save_random_family(parser.parse_args().models)

@@ -1,0 +1,146 @@
+"""The cards of the example workflows: python -m lab.templates
+
+Runs each workflow on a real server with the micro family, and writes its layout beside its picture.
+The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so.
+"""
+
+import argparse
+import io
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from lab.host.in_process import host_folder
+from lab.host.server import PromptError, Server
+from lab.host.workflows import (
+    PREVIEW,
+    STEPS,
+    WORKFLOWS,
+    describe_sprites,
+    find,
+    show_layout,
+    use_micro_files,
+)
+from lab.microworld import MODELS
+from lab.microworld.scenes import BACKGROUNDS, SIZES, draw_background
+from lab.microworld.sprites import BACKGROUND, SPRITES, save_sprites
+
+HEIGHT = 320  # of a template's picture, in pixels
+# Nodes to bypass: what the card calls them, and the inputs that replace their outputs.
+BYPASSED = {
+    "LoraLoader": ("LoRA", ("model", "clip")),
+    "ControlNetApplyAdvanced": ("ControlNet", ("positive", "negative")),
+    "IPAdapterUnifiedLoader": ("IPAdapter", ("model",)),
+    "IPAdapter": ("IPAdapter", ("model",)),
+}
+BACKGROUND_REFERENCE = "background.png"
+WHOLE_PICTURE = [0, 0, 1, 1]
+
+
+def nearest_size(prompt: dict[str, Any]) -> tuple[int, int]:
+    """The micro family's width and height that are nearest to the layout's aspect."""
+    inputs = prompt[find(prompt, "MSDLayout")]["inputs"]
+    aspect = inputs["width"] / inputs["height"]
+    height, width = min(SIZES.values(), key=lambda size: abs(size[1] / size[0] - aspect))
+    return width, height
+
+
+def bypass(prompt: dict[str, Any]) -> list[str]:
+    """Take the nodes of BYPASSED out of a prompt; returns what the card calls them."""
+    names = []
+    for node_id, node in list(prompt.items()):
+        if node["class_type"] not in BYPASSED:
+            continue
+        name, replacements = BYPASSED[node["class_type"]]
+        for other in prompt.values():
+            for key, value in other["inputs"].items():
+                if isinstance(value, list) and value[0] == node_id and value[1] < len(replacements):
+                    other["inputs"][key] = node["inputs"][replacements[value[1]]]
+        del prompt[node_id]
+        names.append(name)
+    return list(dict.fromkeys(names))
+
+
+def save_background(folder: Path) -> None:
+    """The reference of a subject that is the whole background: the sprites' background alone."""
+    kind = torch.tensor([BACKGROUNDS.index(BACKGROUND)])
+    (pixels,) = draw_background(kind, 64, 64, torch.Generator().manual_seed(4))
+    image = Image.fromarray((pixels.movedim(0, -1) * 255).round().byte().numpy())
+    image.save(folder / BACKGROUND_REFERENCE)
+
+
+def use_background(prompt: dict[str, Any]) -> None:
+    """Let the subject that fills the picture be the background that the prompt names."""
+    subjects = prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]["subjects"]
+    for number, subject in enumerate(subjects, 1):
+        if subject["box"] != WHOLE_PICTURE:
+            continue
+        subject["phrase"] = BACKGROUND
+        reference = prompt[find(prompt, "LoadImage", f"Reference {number}")]["inputs"]
+        reference["image"] = BACKGROUND_REFERENCE
+        text = prompt[find(prompt, "CLIPTextEncode", "Positive")]["inputs"]
+        text["text"] = text["text"].replace(f" and a {SPRITES[number - 1][2]}", "")
+
+
+def card(layout: Image.Image, picture: Image.Image, without: list[str]) -> Image.Image:
+    """Layout and picture side by side, and a line that says what the picture lacks."""
+    sides = [
+        side.resize((round(HEIGHT * side.width / side.height), HEIGHT), Image.Resampling.LANCZOS)
+        for side in (layout, picture)
+    ]
+    sheet = Image.new("RGB", (sum(side.width for side in sides), HEIGHT))
+    sheet.paste(sides[0], (0, 0))
+    sheet.paste(sides[1], (sides[0].width, 0))
+    if without:
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
+        draw.rectangle((sides[0].width, HEIGHT - 34, sheet.width, HEIGHT), fill="#202020")
+        at = (sides[0].width + sides[1].width / 2, HEIGHT - 17)
+        draw.text(at, f"without the {' and '.join(without)}", "white", font, anchor="mm")
+    return sheet
+
+
+def draw_card(server: Server, workflow: Path) -> Image.Image:
+    """A workflow's layout beside its picture, by the micro family."""
+    prompt = server.workflow(workflow)
+    without = bypass(prompt)
+    prompt = use_micro_files(prompt, *nearest_size(prompt), STEPS)
+    describe_sprites(prompt)
+    use_background(prompt)
+    show_layout(prompt)
+    outputs = server.run(prompt)
+    layout, picture = (
+        Image.open(io.BytesIO(server.picture(outputs[node]["images"][0]))).convert("RGB")
+        for node in (PREVIEW, find(prompt, "SaveImage"))
+    )
+    return card(layout, picture, without)
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m lab.templates",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
+    try:
+        with tempfile.TemporaryDirectory(prefix="ms-diffusion-") as folder:
+            base = Path(folder)
+            shutil.copytree(MODELS, base / "models")
+            save_sprites(base / "input")
+            save_background(base / "input")
+            with Server(host_folder(), base) as server:
+                for path in sorted(WORKFLOWS.glob("*.json")):
+                    draw_card(server, path).save(path.with_suffix(".jpg"), quality=85)
+                    print(f"Wrote {path.with_suffix('.jpg').name}", flush=True)
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")
+    except (PromptError, RuntimeError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

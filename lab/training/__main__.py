@@ -1,0 +1,84 @@
+"""Trains the micro family, stage by stage, and exports its files.
+
+    python -m lab.training train --stage vae encoders base adapter adapter_without_masks judge
+    python -m lab.training export
+
+A stage that was stopped goes on where it was, and ends in the same weights as one without a break.
+Several processes share the work of one stage:
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m lab.training train ...
+
+A stage leaves its state in the work folder as <stage>.pt, and the loss curve as <stage>.png.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lab import ROOT
+from lab.microworld import MODELS
+from lab.training import processes
+from lab.training.config import STAGES
+
+
+def main() -> None:
+    options = parse()
+    try:
+        if options.command == "export":
+            from lab.training.export import export_family
+
+            export_family(options.work, options.models)
+            return
+        processes.join()
+        for stage in options.stage:
+            if not train(stage, options):
+                break
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    finally:
+        processes.leave()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train stages, one after the other")
+    train.add_argument("--stage", choices=STAGES, required=True, nargs="+")
+    train.add_argument("--samples", type=int, help="to train on; by default the stage's own number")
+    train.add_argument("--minutes", type=float, help="pause after these; the same command goes on")
+    train.add_argument("--scenes", type=float, help="multiple of the scenes to draw in advance")
+    train.add_argument("--seed", type=int, help="by default the stage's own")
+    train.add_argument("--threads", type=int, default=1, help="of each process")
+    train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    export = commands.add_parser("export", help="write the family's files")
+    export.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
+    for command in (train, export):
+        command.add_argument(
+            "--work", type=Path, default=ROOT / ".lab" / "training", help="folder of the states"
+        )
+    return parser.parse_args()
+
+
+def train(stage: str, options: argparse.Namespace) -> bool:
+    """Train a stage; returns whether it is finished."""
+    from lab.training.stages import build_task
+    from lab.training.trainer import Trainer
+
+    given = {name: getattr(options, name) for name in ("samples", "minutes", "scenes", "seed")}
+    settings = replace(STAGES[stage], **{k: v for k, v in given.items() if v is not None})
+    torch.set_num_threads(options.threads)
+    task = build_task(settings, options.work, torch.device(options.device))
+    return Trainer(task, settings, options.work).run()
+
+
+if __name__ == "__main__":
+    main()

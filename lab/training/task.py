@@ -1,0 +1,32 @@
+"""What a stage of training gives the trainer."""
+
+from typing import Any
+
+from torch import Generator, Tensor, nn
+
+Losses = dict[str, Tensor]  # scalars; "loss" is minimised, the others are shown beside it
+
+
+class Task(nn.Module):
+    """A stage: what it trains, on what, and by which losses.
+
+    Whatever is random is drawn by `draw`, so that a micro batch depends on its generator alone.
+    """
+
+    # Whether a step may leave out parameters that are trained.
+    unused_parameters = False
+
+    @property
+    def trained(self) -> nn.Module:
+        """The weights that the stage results in. Every trained parameter is one of them."""
+        raise NotImplementedError
+
+    def draw(self, g: Generator, step: int) -> Any:
+        """A micro batch, on the CPU."""
+        raise NotImplementedError
+
+    def forward(self, micro_batch: Any) -> Losses:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Print how good the result is; called at the end, with the EMA as weights."""
