@@ -27,7 +27,7 @@ class MSDApply(io.ComfyNode):
             node_id="MSDApply",
             display_name="MSD Apply",
             category="MS-Diffusion",
-            description="Draw each subject in its place, with any SDXL model.",
+            description="Draw each subject where its box is, with an SDXL model.",
             search_aliases=["ms diffusion", "multi subject", "regional ipadapter"],
             hidden=[io.Hidden.unique_id],
             inputs=[

@@ -272,7 +272,7 @@ def _subject_count(references: dict[str, Tensor], in_layout: int, linked: int | 
         )
     if linked is not None and linked != count:
         raise ValueError(
-            f"boxes: got {linked} boxes for {count} references. There must be one for each."
+            f"boxes: got {linked} for {count} references. There must be one for each."
         )
     return count
 

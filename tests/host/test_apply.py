@@ -507,7 +507,7 @@ class TestAutoLayout:
         sample(guide(model))
         assert "boxes stay" not in caplog.text
         sample(guide(model), sigmas=SIGMAS[1:])
-        assert caplog.text.count("this sampler runs 2 steps, and counts them by itself") == 1
+        assert caplog.text.count("this sampler runs 2 steps and counts them from 1") == 1
 
     @pytest.mark.parametrize("lengths", [(77, 154), (154, 231)])
     def test_repeated_text_gives_the_same_maps(

@@ -216,7 +216,7 @@ class TestLayout:
                 "picture; 512,0,512,1024 lies far outside",
             ),
             ({"x": 0.5, "y": 0, "width": 0.5, "height": 1}, "0.5,0,0.5,1 looks like 0..1"),
-            ("0,0,1,1", "boxes: 1 came for 2 references"),
+            ("0,0,1,1", "boxes: got 1 for 2 references"),
             ([{"x": 1}] * 2, "boxes, box 1: expected x, y, width and height, got {'x': 1}"),
             (3, "boxes: expected boxes, got 3"),
             ([3, 4], "boxes, box 1: expected a box, got 3"),
@@ -226,10 +226,10 @@ class TestLayout:
         with pytest.raises(ValueError, match=message):
             place(layout(CAT, CUP), photo(1), photo(2), boxes=boxes)
 
-    def test_references_and_places_must_match(self, place: Any) -> None:
-        with pytest.raises(ValueError, match="layout: subject 2 has no picture"):
+    def test_references_and_layout_must_match(self, place: Any) -> None:
+        with pytest.raises(ValueError, match="layout: subject 2 has no reference"):
             place(layout(CAT, CUP), photo(1))
-        with pytest.raises(ValueError, match="layout: subject 2 has a reference but no place"):
+        with pytest.raises(ValueError, match="layout: subject 2 has a reference, but nothing says where"):
             place(layout(CAT), photo(1), photo(2))
 
     def test_wrong_order_of_pictures(self, pack: Any) -> None:
@@ -292,7 +292,7 @@ class TestLayout:
     @pytest.mark.parametrize(
         "mask, message",
         [
-            (torch.ones(2, 8, 8), "reference_mask_1: 2 masks came for a batch of 3"),
+            (torch.ones(2, 8, 8), "reference_mask_1: got 2 masks for a batch of 3"),
             (torch.zeros(1, 64, 64), "reference_mask_1 is all black: nothing of reference_1"),
             (torch.eye(3)[:, :, None] * torch.tensor([1, 0, 1])[:, None, None],
              "reference_mask_1, mask 2, is all black"),
@@ -594,8 +594,9 @@ class TestGrounding:
 
     def test_wrong_encoder_is_named_for_the_release(self, pack: Any) -> None:
         check = pack.module("nodes.ground_references")._checked_features
+        needs = pack.module("msd_core.adapters.family").Needs
         with pytest.raises(ValueError) as caught:
-            check(torch.zeros(1, 257, 1280), 1664, 2)
+            check(torch.zeros(1, 257, 1280), needs("CLIP-ViT-bigG-14", 1664, 768), 2)
         assert str(caught.value) == (
             "subjects: the adapter needs image features of CLIP-ViT-bigG-14 (1664 wide), got those "
             "of CLIP-ViT-H-14 (1280 wide). Load CLIP-ViT-bigG-14 in Load CLIP Vision."

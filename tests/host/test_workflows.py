@@ -161,7 +161,7 @@ def test_refusals_lose_nothing(server: Server, prompt: dict[str, Any]) -> None:
     with pytest.raises(PromptError, match=r"subject 1: box 0.50,0.00,0.50,1.00 has no area"):
         server.run(prompt)
     layout["layout"] = {"version": 1, "subjects": good["subjects"] * 2}
-    with pytest.raises(PromptError, match=r"MSDLayout: layout: subject 4 has no picture"):
+    with pytest.raises(PromptError, match=r"MSDLayout: layout: subject 4 has no reference"):
         server.run(prompt)
     layout["layout"] = good
     prompt[find(prompt, "MSDLoadAdapter")]["inputs"]["adapter"] = "../../secret.bin"
