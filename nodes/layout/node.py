@@ -271,9 +271,7 @@ def _subject_count(references: dict[str, Tensor], in_layout: int, linked: int | 
             "remove the subject from the layout."
         )
     if linked is not None and linked != count:
-        raise ValueError(
-            f"boxes: got {linked} for {count} references. There must be one for each."
-        )
+        raise ValueError(f"boxes: got {linked} for {count} references. There must be one for each.")
     return count
 
 

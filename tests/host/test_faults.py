@@ -449,7 +449,7 @@ def test_interrupted(
 def test_freed_models_come_back(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})
     assert_normal(server, prompt, normal)
-    found["models freed between two runs"] = "they are loaded anew"
+    found["models freed between two runs"] = "they are loaded again"
 
 
 def test_weights_that_stay_offloaded(

@@ -229,7 +229,9 @@ class TestLayout:
     def test_references_and_layout_must_match(self, place: Any) -> None:
         with pytest.raises(ValueError, match="layout: subject 2 has no reference"):
             place(layout(CAT, CUP), photo(1))
-        with pytest.raises(ValueError, match="layout: subject 2 has a reference, but nothing says where"):
+        with pytest.raises(
+            ValueError, match="layout: subject 2 has a reference, but nothing says where"
+        ):
             place(layout(CAT), photo(1), photo(2))
 
     def test_wrong_order_of_pictures(self, pack: Any) -> None:
