@@ -10,10 +10,11 @@ import { EditorHolder } from "./holder.mjs";
 import { LastRun } from "./last_run.mjs";
 import { References } from "./references.mjs";
 import { pixels } from "./size.mjs";
-import { sortSockets } from "./sockets.mjs";
+import { hasReferenceGap, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
 
+const MAX_WAITS = 30; // for the host to move links, two frames each
 // Property of the node that holds a copy of the value. A front end that doesn't load our files saves
 // it, while it loses the widget's value; the node runs by it then (nodes/layout/node.py).
 export const LAYOUT_PROPERTY = "msd_layout";
@@ -147,11 +148,14 @@ export class LayoutNode {
     requestAnimationFrame(this.refresh);
   }
 
-  onConnectionsChange() {
+  /** @param {number} waits how often to wait for the host to move later references up */
+  onConnectionsChange(waits = MAX_WAITS) {
     const loading = app.configuringGraph;
     if (this.node.graph) holdUndoStep();
     afterFrames(2, () => {
       if (!this.node.graph) return;
+      if (!loading && waits > 0 && hasReferenceGap(this.node))
+        return this.onConnectionsChange(waits - 1);
       if (loading) this.references.adopt();
       else this.references.follow(this.editor.subjects);
       this.refresh();

@@ -29,6 +29,16 @@ export function referenceLinks(node) {
 }
 
 /**
+ * Whether a reference is connected behind one that isn't: the host hasn't moved it up yet.
+ * @param {HostNode} node
+ */
+export function hasReferenceGap(node) {
+  for (let index = referenceLinks(node).length + 1; index < MAX_SUBJECTS; index++)
+    if (linkOf(node, referenceSocket(index))) return true;
+  return false;
+}
+
+/**
  * Disconnect all that belongs to a subject.
  * @param {HostNode} node
  * @param {number} index
