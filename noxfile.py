@@ -132,7 +132,7 @@ def lint(session: nox.Session) -> None:
     with zipfile.ZipFile(archive) as packed:
         shipped = packed.namelist()
     archive.unlink()
-    rooms = {"msd_core", "nodes", "web", "example_workflows", "locales", "subgraphs"}
+    folders = {"msd_core", "nodes", "web", "example_workflows", "locales", "subgraphs"}
     files = {
         "__init__.py",
         "pyproject.toml",
@@ -141,9 +141,9 @@ def lint(session: nox.Session) -> None:
         "CHANGELOG.md",
         ".comfyignore",
     }
-    if stray := [n for n in shipped if n.split("/")[0] not in rooms and n not in files]:
+    if stray := [n for n in shipped if n.split("/")[0] not in folders and n not in files]:
         session.error(f"The archive for the registry holds {stray}; .comfyignore misses them.")
-    used = [path for room in rooms for path in (ROOT / room).rglob("*") if path.is_file()]
+    used = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     wanted = {path.relative_to(ROOT).as_posix() for path in used if "__pycache__" not in path.parts}
     if lost := (wanted | {"LICENSE"}) - set(shipped):
         session.error(f"The archive for the registry lacks {sorted(lost)}.")
@@ -152,8 +152,8 @@ def lint(session: nox.Session) -> None:
             session.error(f"{path.name} uses {found}; text of a workflow must stay text.")
     for path in [
         ROOT / "__init__.py",
-        *(ROOT / "msd_core").glob("*.py"),
-        *(ROOT / "nodes").glob("*.py"),
+        *(ROOT / "msd_core").rglob("*.py"),
+        *(ROOT / "nodes").rglob("*.py"),
     ]:
         if found := FOREIGN.findall(path.read_text(encoding="utf-8")):
             session.error(f"{path.name} imports {found}; the pack opens no network.")

@@ -1,4 +1,4 @@
-"""The table from projections to blocks, for SDXL and its pruned relatives in the host."""
+"""The table from projections to blocks, for SD1.5, SDXL and SDXL's pruned relatives in the host."""
 
 from typing import Any
 
@@ -20,6 +20,11 @@ SHARED = {
 }  # fmt: skip
 # The shapes by which the host recognises them (comfy/model_detection.py).
 UNETS = {
+    "SD1.5": {"transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+              "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+              "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "context_dim": 768,
+              "use_linear_in_transformer": False, "num_classes": None, "adm_in_channels": None,
+              "num_heads": 8, "num_head_channels": -1},
     "SDXL": {"transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
              "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10]},
     "SSD-1B": {"transformer_depth": [0, 0, 2, 2, 4, 4], "transformer_depth_middle": -1,
@@ -47,16 +52,16 @@ def table(name: str) -> list[Any]:
 @pytest.mark.parametrize("name", UNETS)
 def test_order_is_that_of_diffusers(name: str) -> None:
     """Against the host's own table of diffusers' names, in diffusers' order of modules."""
-    rooms = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
+    order = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
     theirs = {}
     for key, ours in comfy.utils.unet_to_diffusers({**SHARED, **UNETS[name]}).items():
         if key.endswith("attn2.to_k.weight"):
             numbers = tuple(int(part) for part in key.split(".") if part.isdigit())
-            theirs[(rooms[key.split(".")[0]], *numbers)] = ours
+            theirs[(order[key.split(".")[0]], *numbers)] = ours
     expected = []
     for _, ours in sorted(theirs.items()):
-        room, first, *rest = ours.split(".")
-        block = room.split("_")[0]
+        part, first, *rest = ours.split(".")
+        block = part.split("_")[0]
         depth = int(rest[rest.index("transformer_blocks") + 1])
         expected.append((block, 0 if block == "middle" else int(first), depth))
     found = table(name)
@@ -75,6 +80,17 @@ def test_release() -> None:
         (r["key_index"], r["comfy_block"], r["hidden"]) for r in released
     ]
     check_fit(found, [(r["hidden"], 2048) for r in released])
+
+
+def test_sd15() -> None:
+    """16 layers, numbered as SDXL's: down, up, middle."""
+    found = table("SD1.5")
+    inputs = [("input", number, 0) for number in (1, 2, 4, 5, 7, 8)]
+    outputs = [("output", number, 0) for number in range(3, 12)]
+    assert [row.block for row in found] == [*inputs, *outputs, ("middle", 0, 0)]
+    assert {row.context for row in found} == {768}
+    widths = [320, 320, 640, 640, *[1280] * 5, 640, 640, 640, 320, 320, 320, 1280]
+    assert [row.width for row in found] == widths
 
 
 def test_an_adapter_of_another_shape_is_refused() -> None:
