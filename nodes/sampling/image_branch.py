@@ -63,7 +63,6 @@ class ImageBranch:
         grid = self._grid_coverage(run, part, layer, query)
         queries, mask = grid.queries, grid.mask
         if self.subjects.auto_layout is not None:
-            # It looks on from the first step, also while the subjects don't act yet.
             followed = self._follow(self.subjects.auto_layout, run, part, layer, query, k, grid)
             if followed is not None:
                 queries, mask = EVERY_QUERY, followed

@@ -188,10 +188,13 @@ class SubjectAttentionPatch:
         positive = any(row.conditioning.positive is not None for row in rows)
         sampling.saw_positive = bool(sampling.saw_positive or positive)
         under_way = calls.get()
-        if positive and self._is_needed(sampling.run, options):
-            order = tuple(options.get("cond_or_uncond", ()))
-            call = Call(self.branch, sampling.run, sampling.latent.batch, rows, order)
-            under_way = (*under_way, call)
+        if positive:
+            self._enter_step(sampling.run, options)
+            # Auto layout looks on from the first step, also while the subjects don't act yet.
+            if sampling.run.acts or self.branch.subjects.auto_layout is not None:
+                order = tuple(options.get("cond_or_uncond", ()))
+                call = Call(self.branch, sampling.run, sampling.latent.batch, rows, order)
+                under_way = (*under_way, call)
         stance = nullcontext()
         if compiled.keeps_earlier_runs(options, sampling.backend, _has_other_patches(options)):
             stance = compiled.uncompiled()
@@ -217,13 +220,11 @@ class SubjectAttentionPatch:
         batch = max((row.picture for row in rows), default=0) + 1
         return Sampling(run, SampledLatent(batch, (x.shape[-2], x.shape[-1])), None)
 
-    def _is_needed(self, run: Run, transformer_options: Mapping[str, Any]) -> bool:
-        """Whether the branch has something to do in this call; moves the clock on where that
-        depends on the time, which a GPU must be waited for to tell."""
-        auto_layout = self.branch.subjects.auto_layout is not None
-        if auto_layout or not run.covers_all_steps:
+    def _enter_step(self, run: Run, transformer_options: Mapping[str, Any]) -> None:
+        """Move the run's clock on, where the step matters: to read the time is to wait for the
+        GPU."""
+        if self.branch.subjects.auto_layout is not None or not run.covers_all_steps:
             run.enter(float(transformer_options["sigmas"][0]))
-        return auto_layout or run.acts
 
     def _sigma_range(self, model: BaseModel) -> tuple[float, float]:
         """From which sigma down to which it acts, by the schedule of the model that runs: a node
