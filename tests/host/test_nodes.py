@@ -21,13 +21,13 @@ def layout(*subjects: Any) -> dict[str, Any]:
     return {"version": 1, "subjects": list(subjects)}
 
 
-def photo(seed: int, height: int = 20, width: int = 30, count: int = 1) -> torch.Tensor:
+def noise_image(seed: int, height: int = 20, width: int = 30, count: int = 1) -> torch.Tensor:
     return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
-def place(pack: Any) -> Any:
-    """Run MSDLayout: place(layout value, pictures..., **more inputs)."""
+def lay_out(pack: Any) -> Any:
+    """Run MSDLayout: lay_out(layout value, pictures..., **more inputs)."""
 
     def run(value: Any, *pictures: Any, width: int = 64, height: int = 32, **more: Any) -> Any:
         references = {f"reference_{n}": picture for n, picture in enumerate(pictures, 1)}
@@ -37,11 +37,15 @@ def place(pack: Any) -> Any:
 
 
 class TestLayout:
-    def test_outputs(self, place: Any) -> None:
-        subjects, masks, boxes, preview = place(layout(CAT, CUP), photo(1), photo(2, count=3)).args
+    def test_outputs(self, lay_out: Any) -> None:
+        subjects, masks, boxes, preview = lay_out(
+            layout(CAT, CUP), noise_image(1), noise_image(2, count=3)
+        ).args
         first, second = subjects.subjects
         assert (first.phrase, first.box, first.weight) == ("cat", (0.0, 0.25, 0.4, 0.75), 0.5)
-        assert torch.equal(second.references, photo(2, count=3)), "a batch is photos of one subject"
+        assert torch.equal(second.references, noise_image(2, count=3)), (
+            "a batch is references of one subject"
+        )
         assert masks.shape == (2, 32, 64)
         assert masks[0, 8:24, :26].all() and masks[0].sum() == 16 * 26
         assert boxes == [
@@ -52,10 +56,10 @@ class TestLayout:
         ]
         assert preview.shape == (1, 384, 768, 3) and preview.std() > 0.05
 
-    def test_region_replaces_the_box(self, place: Any) -> None:
+    def test_region_replaces_the_box(self, lay_out: Any) -> None:
         region = torch.zeros(1, 16, 16)
         region[:, 4:8, 8:] = 0.5
-        subject = place(layout(CAT), photo(1), regions={"region_1": region})[0].subjects[0]
+        subject = lay_out(layout(CAT), noise_image(1), regions={"region_1": region})[0].subjects[0]
         assert subject.box == (0.5, 0.25, 1.0, 0.5), "grounding takes the box around it"
         assert torch.equal(subject.region, region[0])
 
@@ -77,34 +81,36 @@ class TestLayout:
             ],
         ],
     )
-    def test_boxes_of_every_form(self, place: Any, boxes: Any) -> None:
-        subjects = place(layout(CAT, CUP), photo(1), photo(2), boxes=boxes)[0].subjects
+    def test_boxes_of_every_form(self, lay_out: Any, boxes: Any) -> None:
+        subjects = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2), boxes=boxes)[
+            0
+        ].subjects
         assert [s.box for s in subjects] == [(0.5, 0.25, 1.0, 0.75), (0.0, 0.0, 0.5, 1.0)]
         assert [s.weight for s in subjects] == [0.5, 1.0], "weights stay the layout's"
 
-    def test_one_box_and_phrases_of_elements(self, place: Any) -> None:
+    def test_one_box_and_phrases_of_elements(self, lay_out: Any) -> None:
         box = {"x": 16, "y": 8, "width": 32, "height": 16, "metadata": {"desc": "dog"}}
-        subject = place(None, photo(1), boxes=box)[0].subjects[0]
+        subject = lay_out(None, noise_image(1), boxes=box)[0].subjects[0]
         assert (subject.phrase, subject.box) == ("dog", (0.25, 0.25, 0.75, 0.75))
         elements = [{"bbox": [0, 0, 500, 500], "desc": "bird"}]
-        assert place(layout(), photo(1), boxes=elements)[0].subjects[0].phrase == "bird"
-        assert place(layout(CAT), photo(1), boxes=elements)[0].subjects[0].phrase == "cat"
+        assert lay_out(layout(), noise_image(1), boxes=elements)[0].subjects[0].phrase == "bird"
+        assert lay_out(layout(CAT), noise_image(1), boxes=elements)[0].subjects[0].phrase == "cat"
 
-    def test_boxes_are_cut_to_the_picture_and_none_means_none(self, place: Any) -> None:
+    def test_boxes_are_cut_to_the_picture_and_none_means_none(self, lay_out: Any) -> None:
         for box in ([-0.5, 0.5, 1.5, 2.0], [-1.0, 0.5, 1.001, 1.8]):
-            subjects = place(layout({**CAT, "box": box}), photo(1))[0].subjects
+            subjects = lay_out(layout({**CAT, "box": box}), noise_image(1))[0].subjects
             assert subjects[0].box == (0.0, 0.5, 1.0, 1.0)
         pixels = {"x": -3, "y": 16, "width": 69, "height": 18}  # as detectors give them
-        subjects = place(layout(CAT), photo(1), boxes=pixels)[0].subjects
+        subjects = lay_out(layout(CAT), noise_image(1), boxes=pixels)[0].subjects
         assert subjects[0].box == (0.0, 0.5, 1.0, 1.0)
         for box in (None, [0, 0, 0, 0]):
-            subjects, masks, *_ = place(layout({**CAT, "box": box}), photo(1)).args
+            subjects, masks, *_ = lay_out(layout({**CAT, "box": box}), noise_image(1)).args
             assert subjects.subjects[0].box == (0.0, 0.0, 0.0, 0.0) and not masks.any()
 
-    def test_greyscale_and_alpha(self, place: Any) -> None:
+    def test_greyscale_and_alpha(self, lay_out: Any) -> None:
         grey = torch.rand(1, 8, 8, 1)
         four = torch.rand(1, 8, 8, 4)
-        first, second = place(layout(CAT, CUP), grey, four)[0].subjects
+        first, second = lay_out(layout(CAT, CUP), grey, four)[0].subjects
         assert (
             torch.equal(first.references, grey.expand(-1, -1, -1, 3))
             and first.reference_masks is None
@@ -113,28 +119,28 @@ class TestLayout:
         assert torch.equal(second.reference_masks, four[..., 3])
         mask = torch.rand(1, 8, 8)
         masks = {"reference_mask_1": mask}
-        connected = place(layout(CAT), four, reference_masks=masks)[0].subjects[0]
+        connected = lay_out(layout(CAT), four, reference_masks=masks)[0].subjects[0]
         assert torch.equal(connected.reference_masks, mask), "it goes before alpha"
         four[..., 3] = 1 - 1e-4  # as resizing leaves it
-        assert place(layout(CAT), four)[0].subjects[0].reference_masks is None
+        assert lay_out(layout(CAT), four)[0].subjects[0].reference_masks is None
         two = torch.cat((four, torch.rand(1, 8, 8, 4)))
-        masks = place(layout(CAT), two)[0].subjects[0].reference_masks
+        masks = lay_out(layout(CAT), two)[0].subjects[0].reference_masks
         assert masks.shape == (2, 8, 8) and masks[0].min() > 0.99
         two[1, ..., 3] = 0
         with pytest.raises(ValueError, match="reference_1, picture 2, is wholly transparent"):
-            place(layout(CAT), two)
+            lay_out(layout(CAT), two)
         four[..., 3] = 1e-4
         with pytest.raises(ValueError, match="reference_1 is wholly transparent: nothing of it"):
-            place(layout(CAT), four)
+            lay_out(layout(CAT), four)
 
-    def test_what_is_transparent_is_not_shown(self, place: Any, pack: Any) -> None:
+    def test_what_is_transparent_is_not_shown(self, lay_out: Any, pack: Any) -> None:
         """Neither in the preview nor in the thumbnail: there cut-outs often hold anything."""
         import folder_paths
         from PIL import Image
 
         white = torch.ones(1, 40, 40, 4)
         white[:, :, 20:, 3] = 0
-        out = place(layout({**CAT, "box": [0, 0, 1, 1]}), white, width=64, height=64)
+        out = lay_out(layout({**CAT, "box": [0, 0, 1, 1]}), white, width=64, height=64)
         preview = out.args[3][0]
         assert preview[400, 200].min() > 0.6 and preview[400, 560].max() < 0.2
         (name,) = out.ui["msd_references"]
@@ -184,9 +190,9 @@ class TestLayout:
     ]
 
     @pytest.mark.parametrize("value, message", REFUSED)
-    def test_wrong_layouts(self, pack: Any, place: Any, value: Any, message: str) -> None:
+    def test_wrong_layouts(self, pack: Any, lay_out: Any, value: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            place(value, photo(1), photo(2))
+            lay_out(value, noise_image(1), noise_image(2))
         with pytest.raises(AssertionError if pack.MSDLayout.validate_inputs(value) is True else
                            ValueError, match=message):  # fmt: skip
             raise ValueError(pack.MSDLayout.validate_inputs(value))
@@ -222,21 +228,21 @@ class TestLayout:
             ([3, 4], "boxes, box 1: expected a box, got 3"),
         ],
     )
-    def test_wrong_boxes(self, place: Any, boxes: Any, message: str) -> None:
+    def test_wrong_boxes(self, lay_out: Any, boxes: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            place(layout(CAT, CUP), photo(1), photo(2), boxes=boxes)
+            lay_out(layout(CAT, CUP), noise_image(1), noise_image(2), boxes=boxes)
 
-    def test_references_and_layout_must_match(self, place: Any) -> None:
+    def test_references_and_layout_must_match(self, lay_out: Any) -> None:
         with pytest.raises(ValueError, match="layout: subject 2 has no reference"):
-            place(layout(CAT, CUP), photo(1))
+            lay_out(layout(CAT, CUP), noise_image(1))
         with pytest.raises(
             ValueError, match="layout: subject 2 has a reference, but nothing says where"
         ):
-            place(layout(CAT), photo(1), photo(2))
+            lay_out(layout(CAT), noise_image(1), noise_image(2))
 
     def test_wrong_order_of_pictures(self, pack: Any) -> None:
         with pytest.raises(ValueError, match="reference_1 is not connected, a later one is"):
-            pack.MSDLayout.execute({"reference_2": photo(2)}, 64, 64, layout=layout(CAT))
+            pack.MSDLayout.execute({"reference_2": noise_image(2)}, 64, 64, layout=layout(CAT))
 
     WRONG_PICTURES = [
         (torch.full((1, 8, 8, 3), float("nan")), "holds pixels that are not numbers"),
@@ -258,15 +264,15 @@ class TestLayout:
     ]
 
     @pytest.mark.parametrize("picture, message", WRONG_PICTURES)
-    def test_wrong_pictures(self, place: Any, picture: Any, message: str) -> None:
+    def test_wrong_pictures(self, lay_out: Any, picture: Any, message: str) -> None:
         with pytest.raises(ValueError, match="^reference_2.*" + message):
-            place(layout(CAT, CUP), photo(1), picture)
+            lay_out(layout(CAT, CUP), noise_image(1), picture)
 
-    def test_pictures_of_other_precision(self, place: Any) -> None:
+    def test_pictures_of_other_precision(self, lay_out: Any) -> None:
         bright = torch.full((1, 8, 8, 3), 1.5)  # HDR
         for picture in (bright, bright.half(), bright.bfloat16(), bright.double()):
-            photos = place(layout(CAT), picture)[0].subjects[0].references
-            assert photos.dtype == torch.float32 and (photos == 1).all()
+            references = lay_out(layout(CAT), picture)[0].subjects[0].references
+            assert references.dtype == torch.float32 and (references == 1).all()
 
     WRONG_MASKS = [
         (torch.full((1, 8, 8), float("inf")), " holds values that are not numbers"),
@@ -286,10 +292,10 @@ class TestLayout:
 
     @pytest.mark.parametrize("mask, message", WRONG_MASKS)
     @pytest.mark.parametrize("name", ["reference_mask", "region"])
-    def test_wrong_masks(self, place: Any, name: str, mask: Any, message: str) -> None:
+    def test_wrong_masks(self, lay_out: Any, name: str, mask: Any, message: str) -> None:
         given = {f"{name}s": {f"{name}_2": mask}}
         with pytest.raises(ValueError, match=f"^{name}_2.*{message}"):
-            place(layout(CAT, CUP), photo(1), photo(2), **given)
+            lay_out(layout(CAT, CUP), noise_image(1), noise_image(2), **given)
 
     @pytest.mark.parametrize(
         "mask, message",
@@ -300,16 +306,18 @@ class TestLayout:
              "reference_mask_1, mask 2, is all black"),
         ],
     )  # fmt: skip
-    def test_masks_that_do_not_fit(self, place: Any, mask: Any, message: str) -> None:
+    def test_masks_that_do_not_fit(self, lay_out: Any, mask: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            place(layout(CAT), photo(1, count=3), reference_masks={"reference_mask_1": mask})
+            lay_out(
+                layout(CAT), noise_image(1, count=3), reference_masks={"reference_mask_1": mask}
+            )
 
     @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8)])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bool, torch.uint8, torch.int64])
-    def test_masks_of_other_forms(self, place: Any, shape: Any, dtype: Any) -> None:
+    def test_masks_of_other_forms(self, lay_out: Any, shape: Any, dtype: Any) -> None:
         mask = torch.ones(shape, dtype=dtype)
         given = {"reference_masks": {"reference_mask_1": mask}, "regions": {"region_1": mask}}
-        subject = place(layout(CAT), photo(1), **given)[0].subjects[0]
+        subject = lay_out(layout(CAT), noise_image(1), **given)[0].subjects[0]
         assert (subject.reference_masks > 0.999).all() and subject.region.shape == (8, 8)
 
     def test_the_saved_copy_of_a_layout(self, pack: Any) -> None:
@@ -377,7 +385,7 @@ class TestInvertedMasks:
         sent = []
         module = pack.module("nodes.node_text")
         monkeypatch.setattr(
-            module.PromptServer.instance, "send_progress_text", lambda *said: sent.append(said)
+            module.PromptServer.instance, "send_progress_text", lambda *text: sent.append(text)
         )
 
         class Hidden:
@@ -390,16 +398,17 @@ class TestInvertedMasks:
             given = {"reference_1": picture}
             return node.execute(given, 64, 64, reference_masks=masks, layout=layout(CAT))
 
-        run(photo(1), reference_mask_1=subject)
+        run(noise_image(1), reference_mask_1=subject)
         assert sent == []
         assert (
-            run(photo(1), reference_mask_1=1 - subject)[0].subjects[0].reference_masks is not None
+            run(noise_image(1), reference_mask_1=1 - subject)[0].subjects[0].reference_masks
+            is not None
         )
-        said = "Subject 1: is reference_mask_1 inverted? It keeps the border of reference_1 and"
-        assert sent[0][0].startswith(said) and sent[0][1] == "7" and said in caplog.text
-        run(photo(1), reference_mask_1=subject)
+        text = "Subject 1: is reference_mask_1 inverted? It keeps the border of reference_1 and"
+        assert sent[0][0].startswith(text) and sent[0][1] == "7" and text in caplog.text
+        run(noise_image(1), reference_mask_1=subject)
         assert sent[1:] == [("No warnings.", "7")], "an earlier text stays until another one comes"
-        run(torch.cat((photo(1, 40, 40), 1 - subject[..., None]), -1))
+        run(torch.cat((noise_image(1, 40, 40), 1 - subject[..., None]), -1))
         assert "is the alpha of reference_1 inverted?" in sent[2][0]
 
 
@@ -420,9 +429,11 @@ class TestReferences:
         cropped = prepare(picture, mask, "crop", "black", 32)
         assert cropped[:, :14].min() == 1 and cropped[:, 18:].max() == 0
 
-    def test_masks_take_the_photos_size(self, place: Any) -> None:
+    def test_masks_take_the_references_size(self, lay_out: Any) -> None:
         masks = {"reference_mask_1": torch.ones(1, 5, 7)}
-        subject = place(layout(CAT), photo(1, count=2), reference_masks=masks)[0].subjects[0]
+        subject = lay_out(layout(CAT), noise_image(1, count=2), reference_masks=masks)[0].subjects[
+            0
+        ]
         assert subject.reference_masks.shape == (2, 20, 30)
 
     @pytest.fixture
@@ -443,7 +454,7 @@ class TestReferences:
         return vision
 
     def test_only_what_changed_is_encoded_anew(
-        self, pack: Any, place: Any, vision: Any, monkeypatch: Any
+        self, pack: Any, lay_out: Any, vision: Any, monkeypatch: Any
     ) -> None:
         encoded, encode_image = [], vision.encode_image
 
@@ -454,24 +465,26 @@ class TestReferences:
         monkeypatch.setattr(vision, "encode_image", count)
         run = pack.MSDEncodeReferences.execute
         four = layout(CAT, CUP, CAT, CUP)
-        first = run(vision, place(four, *map(photo, (1, 2, 3, 4)))[0])[0].subjects
-        second = run(vision, place(four, *map(photo, (1, 2, 5, 4)))[0])[0].subjects
+        first = run(vision, lay_out(four, *map(noise_image, (1, 2, 3, 4)))[0])[0].subjects
+        second = run(vision, lay_out(four, *map(noise_image, (1, 2, 5, 4)))[0])[0].subjects
         assert encoded == [1] * 5
         same = [torch.equal(a.features, b.features) for a, b in zip(first, second, strict=True)]
         assert same == [True, True, False, True]
-        run(vision, place(four, *map(photo, (1, 2, 5, 4)))[0], fit="crop")
+        run(vision, lay_out(four, *map(noise_image, (1, 2, 5, 4)))[0], fit="crop")
         assert encoded == [1] * 9
 
     @torch.inference_mode()
-    def test_several_photos(self, pack: Any, place: Any, vision: Any) -> None:
-        photos = photo(3, count=3)
-        subjects = place(layout(CAT), photos)[0]
+    def test_several_references(self, pack: Any, lay_out: Any, vision: Any) -> None:
+        references = noise_image(3, count=3)
+        subjects = lay_out(layout(CAT), references)[0]
         node = pack.MSDEncodeReferences
         apart = node.execute(vision, subjects, several_photos="concatenate")[0].subjects[0].features
         mean = node.execute(vision, subjects, several_photos="average")[0].subjects[0].features
         assert apart.shape == (3, 17, 32) and mean.shape == (1, 17, 32)
         torch.testing.assert_close(mean[0], apart.mean(0))
-        alone = node.execute(vision, place(layout(CAT), photos[1:2])[0])[0].subjects[0].features
+        alone = (
+            node.execute(vision, lay_out(layout(CAT), references[1:2])[0])[0].subjects[0].features
+        )
         torch.testing.assert_close(apart[1:2], alone, atol=1e-5, rtol=0)
 
 
@@ -494,8 +507,8 @@ def clip(tmp_path_factory: Any) -> Any:
 
 class TestGrounding:
     @pytest.fixture
-    def encoded(self, pack: Any, place: Any) -> Any:
-        subjects = place(layout(CAT, CUP), photo(1), photo(2))[0]
+    def encoded(self, pack: Any, lay_out: Any) -> Any:
+        subjects = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2))[0]
         return replace(
             subjects,
             subjects=tuple(
@@ -525,7 +538,7 @@ class TestGrounding:
     def test_only_a_new_phrase_is_encoded(
         self, pack: Any, adapters: Any, clip: Any, encoded: Any, monkeypatch: Any
     ) -> None:
-        """Where a box moves the text encoder isn't needed, nor another subject's phrase anew."""
+        """Where a box moves the text encoder isn't needed, nor another subject's phrase again."""
         seen, tokenize = [], clip.tokenize
 
         def count(text: str, **options: Any) -> Any:
@@ -575,10 +588,12 @@ class TestGrounding:
         assert torch.equal(first[0].image_tokens, second[0].image_tokens)
         assert not torch.equal(first[1].image_tokens, second[1].image_tokens)
 
-    def test_refusals(self, pack: Any, adapters: Any, clip: Any, encoded: Any, place: Any) -> None:
+    def test_refusals(
+        self, pack: Any, adapters: Any, clip: Any, encoded: Any, lay_out: Any
+    ) -> None:
         node, adapter = pack.MSDGroundReferences, adapters["tiny"]
         with pytest.raises(ValueError, match="subject 1 has no image features"):
-            node.execute(adapter, clip, place(layout(CAT), photo(1))[0])
+            node.execute(adapter, clip, lay_out(layout(CAT), noise_image(1))[0])
         wide = replace(encoded.subjects[0], features=torch.zeros(1, 257, 1280))
         message = r"needs image features of another encoder \(48 wide\), got those of CLIP-ViT-H-14"
         with pytest.raises(ValueError, match=message):
@@ -614,7 +629,7 @@ class TestGrounding:
 
     @torch.inference_mode()
     def test_clip_patched_in_place(self, pack: Any, clip: Any) -> None:
-        """What was kept of it before doesn't count any more; the one it was cloned from stays."""
+        """What was remembered of it no longer counts; the one it was cloned from stays."""
         embeds = pack.module("nodes.ground_references").phrase_embeds
         changed = clip.clone()
         plain, before = embeds(clip, ["dog"]), embeds(changed, ["dog"])
@@ -627,11 +642,11 @@ class TestGrounding:
 
 
 class TestAutoLayout:
-    def words(self, clip: Any, prompt: str, places: tuple[int, ...]) -> list[str]:
-        """The tokens at places of the encoded prompt, all chunks in a row."""
+    def words(self, clip: Any, prompt: str, positions: tuple[int, ...]) -> list[str]:
+        """The tokens at positions of the encoded prompt, all chunks in a row."""
         tokens = [token for chunk in clip.tokenize(prompt)["l"] for token, _ in chunk]
         vocabulary = clip.tokenizer.clip_l.inv_vocab
-        return [vocabulary[tokens[place]] for place in places]
+        return [vocabulary[tokens[position]] for position in positions]
 
     @pytest.mark.parametrize(
         "prompt, phrase, occurrence, expected",
@@ -674,12 +689,12 @@ class TestAutoLayout:
         """By its encoding, with whatever stands beside it; other texts are not it."""
         node = pack.module("nodes.auto_layout")
         prompt = "a (photo:1.2) of a cat on a red table"
-        places = node.token_positions(clip, "red table", prompt, 0)
+        positions = node.token_positions(clip, "red table", prompt, 0)
         known = node.encode_prompt(clip, prompt)
 
         def found(conditioning: Any) -> tuple[int, ...]:
             find = pack.module("msd_core.phrases").phrase_positions
-            return find(places, known, conditioning[0][0][0])
+            return find(positions, known, conditioning[0][0][0])
 
         def text(words: str) -> Any:
             return run_node(registry, "CLIPTextEncode", clip, words)[0]
@@ -693,32 +708,33 @@ class TestAutoLayout:
             run_node(registry, "ConditioningConcat", *pair)[0]
             for pair in ((text("a dog"), text(prompt)), (text(prompt), text("a dog " * 80)))
         )
-        assert found(text(prompt)) == found(sized) == found(before) == places
-        assert found(behind) == tuple(place + 77 for place in places)
-        assert found(text(f"{prompt}, and a dog")) == places  # as far as it is read
+        assert found(text(prompt)) == found(sized) == found(before) == positions
+        assert found(behind) == tuple(position + 77 for position in positions)
+        assert found(text(f"{prompt}, and a dog")) == positions  # as far as it is read
         for other in ("a dog", "a photo of a dog on a red table", "a red table", ""):
             assert found(text(other)) == ()
 
-    def test_node(self, pack: Any, clip: Any, place: Any, caplog: Any) -> None:
-        subjects = place(layout(CAT, CUP), photo(1), photo(2))[0]
+    def test_node(self, pack: Any, clip: Any, lay_out: Any, caplog: Any) -> None:
+        subjects = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2))[0]
         out = pack.MSDAutoLayout.execute(clip, subjects, "a cat on a table", 0.4, 3)
         cat, cup = out[0].subjects
         assert cat.token_positions == (2,) and cup.token_positions == ()
         assert out[0].size == subjects.size == (64, 32)
         assert (out[0].auto_layout.threshold, out[0].auto_layout.start_step) == (0.4, 3)
-        said = out.ui.as_dict()["text"][0]
-        assert "Subject 2: 'cup' is not in the prompt; keeps its box." in said
+        text = out.ui.as_dict()["text"][0]
+        assert "Subject 2: 'cup' is not in the prompt; keeps its box." in text
         assert "'cup' is not in the prompt" in caplog.text
 
 
 class TestCrop:
-    def test_boxes_and_regions_move_into_the_part(self, pack: Any, place: Any) -> None:
+    def test_boxes_and_regions_move_into_the_part(self, pack: Any, lay_out: Any) -> None:
         """As MSD Layout would say them of a picture of the part's size."""
         mask = torch.zeros(1, 64, 128)
         mask[:, 16:48, 64:96] = 1
         value = layout(CAT, {**CUP, "box": [0.5, 0.25, 0.75, 0.75]}, CAT)
-        subjects = place(value, photo(1), photo(2), photo(3), width=1024, height=512,
-                         regions={"region_3": mask})[0]  # fmt: skip
+        images = map(noise_image, (1, 2, 3))
+        regions = {"region_3": mask}
+        subjects = lay_out(value, *images, width=1024, height=512, regions=regions)[0]
         (cropped,) = pack.MSDCropSubjects.execute(subjects, 512, 128, 512, 128).args
         cat, cup, region = cropped.subjects
         assert cropped.size == (512, 128)
@@ -731,8 +747,8 @@ class TestCrop:
         for one, other in zip(whole.subjects, subjects.subjects, strict=True):
             torch.testing.assert_close(one.coverage(8, 16), other.coverage(8, 16))
 
-    def test_a_part_beyond_the_picture_is_refused(self, pack: Any, place: Any) -> None:
-        subjects = place(layout(CAT), photo(1), width=1024, height=512)[0]
+    def test_a_part_beyond_the_picture_is_refused(self, pack: Any, lay_out: Any) -> None:
+        subjects = lay_out(layout(CAT), noise_image(1), width=1024, height=512)[0]
         with pytest.raises(ValueError, match=r"width, height: .* beyond the layout's 1024 x 512"):
             pack.MSDCropSubjects.execute(subjects, 600, 0, 512, 128)
 
@@ -794,34 +810,34 @@ class TestLoader:
         assert adapter.model_size() == sum(p.nbytes for p in adapter.model.parameters())
 
 
-def test_the_preview_shows_each_subject(pack: Any, place: Any) -> None:
+def test_the_preview_shows_each_subject(pack: Any, lay_out: Any) -> None:
     colours = pack.module("nodes.layout.preview").COLOURS
-    preview = place(layout(CAT, CUP), photo(1), photo(2))[3]
+    preview = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2))[3]
     pixels = {tuple(p) for p in (preview[0] * 255).round().byte().reshape(-1, 3).numpy().tolist()}
     for colour in colours[:2]:
         assert tuple(np.frombuffer(bytes.fromhex(colour[1:]), np.uint8).tolist()) in pixels
 
 
-def test_the_preview_with_old_pillow(place: Any, monkeypatch: Any) -> None:
+def test_the_preview_with_old_pillow(lay_out: Any, monkeypatch: Any) -> None:
     """Before 10.1 its font has one size, and Latin letters only."""
     from PIL import ImageFont
 
     monkeypatch.setattr(ImageFont, "load_default", lambda: ImageFont.load_default_imagefont())
     for phrase in ("cat", "猫 🐱", "a cat\non two lines"):
-        preview = place(layout({**CAT, "phrase": phrase}), photo(1))[3]
+        preview = lay_out(layout({**CAT, "phrase": phrase}), noise_image(1))[3]
         assert preview.shape == (1, 384, 768, 3) and preview.std() > 0.05
 
 
 @pytest.mark.parametrize("phrase", ["猫 🐱", "a cat\non two lines", "\t"])
-def test_the_preview_of_any_phrase(place: Any, phrase: str) -> None:
-    assert place(layout({**CAT, "phrase": phrase}), photo(1))[3].std() > 0.05
+def test_the_preview_of_any_phrase(lay_out: Any, phrase: str) -> None:
+    assert lay_out(layout({**CAT, "phrase": phrase}), noise_image(1))[3].std() > 0.05
 
 
 @pytest.mark.parametrize("name", ["ms diffusion", "ms%20d", "ms#d", "ms?", "é", "a.b", "a@1.0"])
 def test_a_folder_name_that_can_not_be_served(pack: Any, caplog: Any, name: str) -> None:
     pack.module("nodes.folder_name").warn_of_folder_name(name)
-    (said,) = caplog.messages
-    assert repr(name) in said and "Rename it" in said
+    (text,) = caplog.messages
+    assert repr(name) in text and "Rename it" in text
 
 
 @pytest.mark.parametrize("name", ["ms_diffusion", "ComfyUI-MS-Diffusion", "a+b(1)"])

@@ -94,7 +94,7 @@ def test_soak(server: Server, prompt: dict[str, Any]) -> None:
     if os.environ.get("UPDATE_DOCS") and COUNT >= 300:
         PAGE.write_text(
             "# Many prompts on one server\n\nWritten by `nox -s soak`: template *MS-Diffusion, "
-            "two subjects* with changing sizes, places and seeds, on the random micro family.\n\n"
+            "two subjects* with changing sizes, boxes and seeds, on the random micro family.\n\n"
             + table,
             encoding="utf-8",
         )
