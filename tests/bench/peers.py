@@ -140,8 +140,8 @@ class Research:
             },
         }
         if boxes:  # the negative prompt's are zeros, as the research code gives them
-            places = torch.tensor([[(0.0,) * 4] * len(boxes), list(boxes)])
-            given["cross_attention_kwargs"] = {"boxes": places.to(self.device, self.kind)}
+            both = torch.tensor([[(0.0,) * 4] * len(boxes), list(boxes)])
+            given["cross_attention_kwargs"] = {"boxes": both.to(self.device, self.kind)}
 
         def step(clock: Any, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             Processor.clock = clock if boxes else None

@@ -74,8 +74,8 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 def write(page: Path, name: str, text: str) -> None:
     """Put the text where the page has a place of this name."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, place, rest = page.read_text(encoding="utf-8").partition(begin)
-    if place:
+    before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
+    if mark:
         page.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 

@@ -184,19 +184,19 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     hooks, code = module("nodes.sampling.unet_patch"), module("nodes.sampling.image_branch")
     core = module("msd_core.attention.subjects")
     parts = {**PARTS, "attend": "_attend", "text": "optimized_attention"}
-    owners = (hooks, code, code.ImageBranch, core)
-    places = {
-        part: (next(owner for owner in owners if hasattr(owner, name)), name)
+    holders = (hooks, code, code.ImageBranch, core)
+    attributes = {
+        part: (next(owner for owner in holders if hasattr(owner, name)), name)
         for part, name in parts.items()
     }
-    kept = {part: getattr(*place) for part, place in places.items()}
-    for part, place in places.items():
-        setattr(*place, clock.timed(part, kept[part]))
+    originals = {part: getattr(*attribute) for part, attribute in attributes.items()}
+    for part, attribute in attributes.items():
+        setattr(*attribute, clock.timed(part, originals[part]))
     try:
         yield
     finally:
-        for part, place in places.items():
-            setattr(*place, kept[part])
+        for part, attribute in attributes.items():
+            setattr(*attribute, originals[part])
 
 
 def watch(own: dict[str, list[float]], step: Callable[[], Tensor]) -> Tensor:
@@ -205,11 +205,11 @@ def watch(own: dict[str, list[float]], step: Callable[[], Tensor]) -> Tensor:
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
     torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         out = step()
     torch.cuda.set_sync_debug_mode("default")
-    own["waits"].append(sum("synchroniz" in str(warning.message) for warning in told))
+    own["waits"].append(sum("synchroniz" in str(warning.message) for warning in caught))
     own["MiB"].append((torch.cuda.max_memory_allocated() - held) / 2**20)
     return out
 
@@ -351,13 +351,13 @@ def main() -> None:
             write(DOCS / "README.md", name, text)
         return
     found, of_parts, commits = compare(options.full, options.steps)
-    rows, parts, told = report(found), profile(of_parts), machine(commits)
-    setting = ", ".join(f"{key} {value}" for key, value in told.items())
+    rows, parts, facts = report(found), profile(of_parts), machine(commits)
+    setting = ", ".join(f"{key} {value}" for key, value in facts.items())
     text = "\n\n".join((table(rows), table(parts), setting))
     print(text, flush=True)
     if options.write:
         name = f"{options.device}{'-full' if options.full else ''}"
-        keep(name, {"machine": told, "rows": rows, "parts": parts, "steps": found})
+        keep(name, {"machine": facts, "rows": rows, "parts": parts, "steps": found})
         write(DOCS / "README.md", name, text)
 
 

@@ -113,7 +113,7 @@ def test_undo_and_redo(ui: Ui) -> None:
 
 
 def test_the_editor_shows_what_undo_brought_back(ui: Ui) -> None:
-    """Undo makes the node anew: its editor, not the old one's, must be on the screen and work."""
+    """Undo makes the node again: its editor, not the old one's, must be on the screen and work."""
     ui.still()
     ui.capture()
     ui.drag((0.46, 0.05), (0.54, 0.2))
@@ -302,14 +302,14 @@ def test_one_edit_is_one_undo_step(ui: Ui) -> None:
 
 def test_removing_a_subject_keeps_the_others_masks(ui: Ui) -> None:
     ui.node(
-        """const photos = app.canvas.graph.nodes.filter((n) => n.type === 'LoadImage');
+        """const loaders = app.canvas.graph.nodes.filter((n) => n.type === 'LoadImage');
         for (const group of ['reference_masks.reference_mask', 'regions.region'])
             for (const i of [1, 2]) {
                 const slot = node.inputs.findIndex((input) => input.name === `${group}_${i}`);
-                photos[i - 1].connect(1, node, slot);
+                loaders[i - 1].connect(1, node, slot);
                 for (let f = 0; f < 3; f++) await new Promise(requestAnimationFrame);
             }
-        window.second = photos[1].id;"""
+        window.second = loaders[1].id;"""
     )
     ui.until(lambda: ui.element(".msd-place").nth(1).inner_text() == "mask")
     ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
@@ -362,9 +362,9 @@ def test_thumbnails_are_live_and_come_from_the_last_run(ui: Ui) -> None:
     thumbs = ui.element(".msd-thumb")
     ui.until(lambda: "reference_1.png" in (thumbs.nth(0).get_attribute("src") or ""))
     ui.node(
-        """const [photo] = app.canvas.graph.nodes.filter((n) => n.title.startsWith('Reference 1'));
-        photo.widgets[0].value = 'reference_3.png';
-        photo.widgets[0].callback?.('reference_3.png');"""
+        """const [loader] = app.canvas.graph.nodes.filter((n) => n.title.startsWith('Reference 1'));
+        loader.widgets[0].value = 'reference_3.png';
+        loader.widgets[0].callback?.('reference_3.png');"""
     )
     ui.capture()
     ui.until(lambda: "reference_3.png" in (thumbs.nth(0).get_attribute("src") or ""))

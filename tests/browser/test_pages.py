@@ -129,9 +129,9 @@ def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
             const node = {added};
             const link = (from, slot, to, name) =>
                 from.connect(slot, to, to.inputs.findIndex((input) => input.name === name));
-            const photos = graph.nodes.filter((n) => n.type === 'LoadImage');
-            link(photos[0], 0, node, 'reference_1');
-            link(photos[1], 0, node, 'reference_2');
+            const loaders = graph.nodes.filter((n) => n.type === 'LoadImage');
+            link(loaders[0], 0, node, 'reference_1');
+            link(loaders[1], 0, node, 'reference_2');
             link(find('CheckpointLoaderSimple'), 0, node, 'model');
             link(find('CheckpointLoaderSimple'), 1, node, 'clip');
             link(find('CLIPVisionLoader'), 0, node, 'clip_vision');

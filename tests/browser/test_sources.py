@@ -33,7 +33,7 @@ TOOLS = """
         return made;
     };
     const slot = (name) => node.inputs.findIndex((input) => input.name === name);
-    const photo = (n) => graph.nodes.find((one) => one.title.startsWith(`Reference ${n}`));
+    const loader = (n) => graph.nodes.find((one) => one.title.startsWith(`Reference ${n}`));
 """
 
 
@@ -85,7 +85,7 @@ def test_a_reference_on_its_way(ui: Ui, way: str) -> None:
     ui.until(lambda: "reference_1.png" in shown(ui, 0))
     script(
         ui,
-        f"""const [source, name, pictures] = [photo(2), 'references.reference_1', true];
+        f"""const [source, name, pictures] = [loader(2), 'references.reference_1', true];
         node.disconnectInput(slot('references.reference_2'));
         await frames(5);
         {WAYS[way]}
@@ -124,7 +124,7 @@ def test_what_is_muted_or_bypassed_does_not_come(ui: Ui) -> None:
     """As in the prompt: a muted source, and a bypassed one that has nothing to pass on."""
     for mode in (2, 4):
         ui.until(lambda: "reference_1.png" in shown(ui, 0))
-        script(ui, "photo(1).mode = given[0]; await frames(2);", mode)
+        script(ui, "loader(1).mode = given[0]; await frames(2);", mode)
         ui.capture()
         ui.until(lambda: not shown(ui, 0))
         assert "Subject 1 has no reference" in ui.note()
@@ -132,7 +132,7 @@ def test_what_is_muted_or_bypassed_does_not_come(ui: Ui) -> None:
         assert ui.subjects == TWO
         if mode == 2:
             ui.shot("a muted reference")
-        script(ui, "photo(1).mode = 0; await frames(2);")
+        script(ui, "loader(1).mode = 0; await frames(2);")
         ui.capture()
     ui.until(lambda: "reference_1.png" in shown(ui, 0))
     script(
@@ -160,7 +160,7 @@ def test_what_is_muted_or_bypassed_does_not_come(ui: Ui) -> None:
 
 
 def test_the_run_tells_the_size(ui: Ui) -> None:
-    """Where a node works it out; also after undo made the editor anew, and inside a subgraph."""
+    """Where a node works it out; also after undo made the editor again, and inside a subgraph."""
     script(
         ui,
         """const [empty, size] = [add('EmptyImage'), add('GetImageSize')];

@@ -36,8 +36,8 @@ def test_a_reload_of_the_page(ui: Ui) -> None:
         ui.phrase(0).fill("a star in a draft")
         ui.press("Tab")
         value = ui.value
-        kept = "() => Object.values(localStorage).some((v) => v.includes('a star in a draft'))"
-        ui.until(lambda: ui.page.evaluate(kept))
+        stored = "() => Object.values(localStorage).some((v) => v.includes('a star in a draft'))"
+        ui.until(lambda: ui.page.evaluate(stored))
         ui.open()
         ui.until(lambda: ui.page.evaluate("() => app.rootGraph.nodes.length > 5"))
         ui.show()
@@ -99,14 +99,14 @@ ON_SCREEN = """async () => {
     const frame = () => new Promise(requestAnimationFrame);
     const shown = (selector) =>
         [...document.querySelectorAll(`.msd-layout ${selector}`)].filter((e) => e.offsetParent);
-    const said = [];
+    const texts = [];
     for (let i = 0; i < shown('.msd-row').length; i++) {
         shown('.msd-chip')[i].click();
         await frame();
         const [phrase, weight] = ['.msd-phrase', '.msd-weight'].map((part) => shown(part)[i].value);
-        said.push([phrase, Number(weight), shown('.msd-spoken').map((e) => e.textContent).join()]);
+        texts.push([phrase, Number(weight), shown('.msd-spoken').map((e) => e.textContent).join()]);
     }
-    return said;
+    return texts;
 }"""
 
 
@@ -185,7 +185,7 @@ def test_subgraph(ui: Ui) -> None:
         """const graph = app.canvas.graph;
         const { node: outside } = graph.convertToSubgraph(new Set([node]));
         window.outside = outside.id;
-        // The host doesn't, and finds a change that ends the redo when undo loads the graph anew.
+        // The host doesn't, and finds a change that ends the redo when undo loads the graph again.
         graph.updateExecutionOrder();"""
     )
     inputs = ui.page.evaluate(
@@ -389,8 +389,8 @@ def test_without_our_javascript(
     layout = of_type(as_prompt(ui), "MSDLayout")
     assert (layout["width"], layout["height"]) == (128, 128)
     _, outputs = ui.run()
-    told = next(json.loads(o["msd_layout"][0]) for o in outputs.values() if "msd_layout" in o)
-    assert told == {"boxes": [s["box"] for s in TWO], "linked": False, "size": [128, 128]}
+    reported = next(json.loads(o["msd_layout"][0]) for o in outputs.values() if "msd_layout" in o)
+    assert reported == {"boxes": [s["box"] for s in TWO], "linked": False, "size": [128, 128]}
     assert any("images" in output for output in outputs.values())
     # Saved there and opened where the editor works again, it is whole.
     saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")

@@ -208,9 +208,9 @@ class TestInvariants:
     def test_order_of_the_subjects_does_not_matter(
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
-        places = ((LEFT, 0.7, None), ((0.2, 0.2, 0.9, 0.9), 1.1, None), (RIGHT, 1.0, None))
-        first = sample(guide(apply(plain, subjects(*places))))
-        second = sample(guide(apply(plain, subjects(*places, order=(2, 0, 1)))))
+        layout = ((LEFT, 0.7, None), ((0.2, 0.2, 0.9, 0.9), 1.1, None), (RIGHT, 1.0, None))
+        first = sample(guide(apply(plain, subjects(*layout))))
+        second = sample(guide(apply(plain, subjects(*layout, order=(2, 0, 1)))))
         assert_same(first, second)
 
     def test_the_source_model_is_untouched(self, plain: Any, apply: Any, subjects: Any) -> None:
@@ -236,8 +236,8 @@ class TestInvariants:
     def test_scale_and_subject_scales(self, plain: Any, apply: Any, subjects: Any) -> None:
         """Weight alone is the published scale; layout weights alone the published
         subject_scales; together they multiply."""
-        places = [(LEFT, 0.5, None), (RIGHT, 1.5, None)]
-        together = sample(guide(apply(plain, subjects(*places), weight=0.6)))
+        layout = [(LEFT, 0.5, None), (RIGHT, 1.5, None)]
+        together = sample(guide(apply(plain, subjects(*layout), weight=0.6)))
         alone = [(LEFT, 0.3, None), (RIGHT, 0.9, None)]
         assert_same(together, sample(guide(apply(plain, subjects(*alone), weight=1.0))))
 
@@ -320,7 +320,7 @@ class TestAspect:
         """Run with a layout of this size: the texts on the node."""
         module = pack.module("nodes.node_text")
         monkeypatch.setattr(
-            module.PromptServer.instance, "send_progress_text", lambda *said: sent.append(said)
+            module.PromptServer.instance, "send_progress_text", lambda *line: sent.append(line)
         )
         sent: list[tuple[str, str]] = []
         node = type("Node", (pack.MSDApply,), {"hidden": SimpleNamespace(unique_id="9")})
@@ -336,11 +336,11 @@ class TestAspect:
         return run
 
     def test_another_aspect(self, warned: Any, caplog: Any) -> None:
-        ((said, node),) = warned((64, 64), 8, 12)
-        assert node == "9" and said.startswith(
+        ((line, node),) = warned((64, 64), 8, 12)
+        assert node == "9" and line.startswith(
             "the layout is 64 x 64 pixels, the sampled latent 96 x 64, so the boxes"
         )
-        assert caplog.text.count(said) == 1, "once a run, not once a step"
+        assert caplog.text.count(line) == 1, "once a run, not once a step"
         assert warned((1344, 768), 16, 16) and warned((1024, 1024), 21, 12)
 
     @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ class TestAspect:
         sent: list[Any] = []
         module = pack.module("nodes.node_text")
         monkeypatch.setattr(
-            module.PromptServer.instance, "send_progress_text", lambda *said: sent.append(said)
+            module.PromptServer.instance, "send_progress_text", lambda *line: sent.append(line)
         )
         warn = pack.module("nodes.aspect").warn_of_aspect
         for size in ((64, 64), (96, 64), (96, 64)):
@@ -462,26 +462,26 @@ class TestAutoLayout:
             return sample(guide(model, positive)), looked
 
         prompt, other = cond(POSITIVE), cond(POSITIVE + 100)
-        followed, places = seen(prompt)
-        assert places == [[[5, 6], [9]]] and "keeps its box" not in caplog.text
+        followed, positions = seen(prompt)
+        assert positions == [[[5, 6], [9]]] and "keeps its box" not in caplog.text
         assert differ(followed, sample(guide(boxes, prompt)))
 
-        kept, places = seen(other)
-        assert places == [[[], []]] and caplog.text.count("keeps its box") == 2
-        assert_same(kept, sample(guide(boxes, other)))
+        boxed, positions = seen(other)
+        assert positions == [[[], []]] and caplog.text.count("keeps its box") == 2
+        assert_same(boxed, sample(guide(boxes, other)))
 
         mask = torch.zeros(1, 16, 16).index_fill(2, torch.arange(8), 1.0)
         regional = [[prompt[0][0], {**prompt[0][1], "mask": mask}],
                     [other[0][0], {**other[0][1], "mask": 1 - mask}]]  # fmt: skip
-        _, places = seen(regional)
-        assert sorted(places) == [[[], []], [[5, 6], [9]]]
+        _, positions = seen(regional)
+        assert sorted(positions) == [[[], []], [[5, 6], [9]]]
 
         behind = [[torch.cat((other[0][0], prompt[0][0]), 1), prompt[0][1]]]
-        _, places = seen(behind)
-        assert places == [[[82, 83], [86]]]
+        _, positions = seen(behind)
+        assert positions == [[[82, 83], [86]]]
         twice = [[torch.cat((prompt[0][0], other[0][0], prompt[0][0]), 1), prompt[0][1]]]
-        _, places = seen(twice)
-        assert places == [[[5, 6, 159, 160], [9, 163]]]
+        _, positions = seen(twice)
+        assert positions == [[[5, 6, 159, 160], [9, 163]]]
 
     def test_texts_of_an_attention_couple_keep_the_boxes(
         self, plain: Any, apply: Any, subjects: Any, caplog: Any
@@ -518,11 +518,11 @@ class TestAutoLayout:
         model = apply(plain, auto)
         positive, negative = cond(POSITIVE, lengths[0]), cond(NEGATIVE, lengths[1])
         together = sample(guide(model, positive, negative))
-        model.model.memory_required, kept = lambda *a, **k: 1e30, model.model.memory_required
+        model.model.memory_required, before = lambda *a, **k: 1e30, model.model.memory_required
         try:
             apart = sample(guide(model, positive, negative))
         finally:
-            model.model.memory_required = kept
+            model.model.memory_required = before
         assert_same(together, apart, share=1e-3)
 
 
@@ -575,16 +575,16 @@ class TestCompany:
         slots = model.model_options["transformer_options"].get("patches_replace", {})
         assert not slots.get("attn2")
 
-    @pytest.mark.parametrize("told", [True, False])
+    @pytest.mark.parametrize("announced", [True, False])
     def test_enlarged_batch_of_an_attention_couple(
-        self, plain: Any, apply: Any, subjects: Any, told: bool
+        self, plain: Any, apply: Any, subjects: Any, announced: bool
     ) -> None:
         """Such packs repeat the cond rows between two list hooks; some say so in the options."""
         expected = sample(guide(apply(plain, subjects(LEFT))))
         model = apply(plain, subjects(LEFT))
 
         def enlarge(q: Any, context: Any, value: Any, extra: Any) -> Any:
-            if told:
+            if announced:
                 extra["cond_or_uncond_couple"] = [1, 0, 0]
             rows = torch.tensor([0, 1, 1])
             return q[rows], context[rows], value[rows]

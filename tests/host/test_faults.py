@@ -1,4 +1,4 @@
-"""Bad files, bad values and broken runs on a real server: each is told in a sentence, or runs, and
+"""Bad files, bad values and broken runs on a real server: each gets a sentence, or runs, and
 after each a normal run gives the same picture as before. docs/faults.md is made of it.
 
 UPDATE_DOCS=1 writes the page; otherwise it must say what the tests find.
@@ -246,11 +246,11 @@ def latent(width: int, height: int) -> Callable[[Prompt, Server], None]:
 def several(count: int) -> Callable[[Prompt, Server], None]:
     def change(prompt: Prompt, server: Server) -> None:
         given = inputs(prompt, "MSDLayout")
-        photo = given["references.reference_1"]
+        image = given["references.reference_1"]
         for n in range(1, 17):
             given.pop(f"references.reference_{n}", None)
             if n <= count:
-                given[f"references.reference_{n}"] = photo
+                given[f"references.reference_{n}"] = image
         given["layout"]["subjects"] = [
             {"phrase": "star", "box": [0.05 * n, 0.1, 0.05 * n + 0.2, 0.9], "weight": 1.0}
             for n in range(count)
@@ -386,7 +386,7 @@ def test_it_is_told_or_runs(server: Server, prompt: Prompt, normal: np.ndarray, 
         assert len(found[name]) < 400
     else:
         assert np.isfinite(made).all() and made.std() > 1
-        found[name] = " ".join(["runs", *(f"and warns: {said}" for said in server.texts.values())])
+        found[name] = " ".join(["runs", *(f"and warns: {line}" for line in server.texts.values())])
     assert not (server.base / "models" / "ms_diffusion" / EXPLODED).exists()
     assert_normal(server, good, normal)
 
@@ -414,7 +414,7 @@ def test_a_file_replaced_between_two_runs(
 ) -> None:
     """The new file is read, and the old one again when it is back."""
     folder = server.base / "models" / "ms_diffusion"
-    kept, changed = (folder / GOOD).read_bytes(), load_file(folder / GOOD)
+    sound, changed = (folder / GOOD).read_bytes(), load_file(folder / GOOD)
     for key in changed:
         if key.endswith("to_v_ip.weight"):
             changed[key] *= 3
@@ -422,7 +422,7 @@ def test_a_file_replaced_between_two_runs(
         save_file(changed, folder / GOOD)
         assert abs(run(server, prompt) - normal).max() > 1
     finally:
-        (folder / GOOD).write_bytes(kept)
+        (folder / GOOD).write_bytes(sound)
     assert_normal(server, prompt, normal)
     found["adapter file replaced between two runs"] = "the new file is read"
 
@@ -518,8 +518,8 @@ def test_a_folder_name_with_a_space(server: Server, normal: np.ndarray, tmp_path
         scripts = [name for name in other.get_json("/extensions") if "ms%20diffusion" in name]
         with pytest.raises(urllib.error.HTTPError):
             other.get(scripts[0])
-        (said,) = re.findall(r"MS-Diffusion: ComfyUI can't serve.*", other.log.read_text())
-    found["pack in a folder named “ms diffusion”"] = f"runs, and the log says: {said}"
+        (line,) = re.findall(r"MS-Diffusion: ComfyUI can't serve.*", other.log.read_text())
+    found["pack in a folder named “ms diffusion”"] = f"runs, and the log says: {line}"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("of another node"), torch.OutOfMemoryError("no")])

@@ -23,15 +23,15 @@ def schemas(pack: Any) -> dict[str, Any]:
 
 
 def test_english_names_are_those_of_the_nodes(schemas: dict[str, Any]) -> None:
-    said = read(LOCALES / "en" / "nodeDefs.json")
-    assert set(said) == set(schemas)
+    locale = read(LOCALES / "en" / "nodeDefs.json")
+    assert set(locale) == set(schemas)
     for name, schema in schemas.items():
-        assert said[name]["display_name"] == schema.display_name
-        assert said[name]["description"] == schema.description
-        assert said[name]["inputs"] == {
+        assert locale[name]["display_name"] == schema.display_name
+        assert locale[name]["description"] == schema.description
+        assert locale[name]["inputs"] == {
             i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs
         }
-        assert [o["name"] for o in said[name]["outputs"].values()] == [
+        assert [o["name"] for o in locale[name]["outputs"].values()] == [
             o.display_name for o in schema.outputs
         ]
 

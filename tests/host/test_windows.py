@@ -72,13 +72,13 @@ class Tiles:
     def __call__(self, apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
         x, t, c = args["input"], args["timestep"], args["c"]
         out = torch.zeros_like(x)
-        places = [
+        corners = [
             (..., slice(top, top + self.height), slice(left, left + self.width))
             for top in range(0, x.shape[-2], self.height)
             for left in range(0, x.shape[-1], self.width)
         ]
-        for n in range(0, len(places), self.together):
-            tiles = places[n : n + self.together]
+        for n in range(0, len(corners), self.together):
+            tiles = corners[n : n + self.together]
             given = {
                 k: v
                 if not isinstance(v, torch.Tensor)
@@ -283,9 +283,9 @@ class TestTiles:
                     for box in boxes
                 ]
                 moved = [b if b[0] < b[2] and b[1] < b[3] else (0.0,) * 4 for b in moved]
-                place = (..., slice(top, top + height), slice(left, left + width))
-                alone = evaluate(apply(plain, subjects(*moved)), latent[place])
-                assert_same(whole[place], alone, share=1e-5)
+                part = (..., slice(top, top + height), slice(left, left + width))
+                alone = evaluate(apply(plain, subjects(*moved)), latent[part])
+                assert_same(whole[part], alone, share=1e-5)
 
     def test_a_wrapper_that_says_nothing_of_its_tiles(
         self, plain: Any, apply: Any, subjects: Any
@@ -300,8 +300,8 @@ class TestTiles:
             return halves(apply_model, args, 1.01)
 
         ours = apply(plain, subjects(LEFT, RIGHT))
-        told = sample(guide(with_function(ours, Tiles(16, 8))))
-        assert_same(sample(guide(with_function(ours, halves))), told)
+        expected = sample(guide(with_function(ours, Tiles(16, 8))))
+        assert_same(sample(guide(with_function(ours, halves))), expected)
         with pytest.raises(ValueError, match=r"MSD Apply: .* 16 x 8 cells .*Bypass .*louder"):
             sample(guide(with_function(ours, louder)))
 

@@ -69,8 +69,8 @@ VIEWS = (
 def test_a_step(plain: Any, apply: Any, subjects: Any, count: int, share: float) -> None:
     """However many subjects: each layer takes the covered queries, attends, adds; nothing more."""
     bare = steps(plain)
-    places = [(n / count, 0.25, (n + share) / count, 0.75) for n in range(count)]
-    first, *later = steps(apply(plain, subjects(*places)))
+    boxes = [(n / count, 0.25, (n + share) / count, 0.75) for n in range(count)]
+    first, *later = steps(apply(plain, subjects(*boxes)))
     # What the subjects cover of the two grids is found on the CPU.
     assert first.waits - bare[0].waits == (6 if share == 1 else 8)
     for with_ours, without in zip(later, bare[1:], strict=True):
@@ -115,14 +115,14 @@ class Moves(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("auto", [None, (0.5, 1)])
-@pytest.mark.parametrize("places", [(LEFT,), (LEFT, RIGHT)])
+@pytest.mark.parametrize("boxes", [(LEFT,), (LEFT, RIGHT)])
 def test_the_first_call_of_a_layer(
-    pack: Any, plain: Any, apply: Any, subjects: Any, auto: Any, places: Any
+    pack: Any, plain: Any, apply: Any, subjects: Any, auto: Any, boxes: Any
 ) -> None:
     """Keys, values and coverages go to the device unwaited for. To read a value of this one, which
     has none, is an error."""
-    tokens = tuple((n + 1,) for n, _ in enumerate(places))
-    branch = patch_of(apply(plain, subjects(*places, auto=auto, prompt_tokens=tokens))).branch
+    tokens = tuple((n + 1,) for n, _ in enumerate(boxes))
+    branch = patch_of(apply(plain, subjects(*boxes, auto=auto, prompt_tokens=tokens))).branch
     rows = pack.module("nodes.sampling.conditionings")
     run = pack.module("nodes.sampling.run").Run([], step=1)
     layer = pack.module("nodes.sampling.image_branch").Layer(("middle", 0, 0), 8, 4, 4)
