@@ -250,7 +250,7 @@ def measure(
     model.model.memory_required = lambda *args, **kwargs: 0
     patched = model.clone()
     for patch in patches:
-        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "bench", patch.start_run)
+        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "bench", patch.sampler_sample)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench", forward)
     guider = comfy.samplers.CFGGuider(patched)
     texts = [noise(seed, 1, 77, 2048) for seed in (2, 3)]
