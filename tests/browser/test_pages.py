@@ -94,20 +94,15 @@ def test_a_template_is_what_the_converter_makes_of_it(ui: Ui, path: Path) -> Non
     }
 
 
-def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
-    """Added by the search box in place of the nodes that it holds, which have the same ids."""
-    blueprint = json.loads((ROOT / "subgraphs" / "Subjects in a layout.json").read_text())
-    (inner,) = blueprint["definitions"]["subgraphs"]
-    saved = workflow(subjects=TWO)
-    rename(saved, dict(zip(ids_of(saved, "MSD"), ids_of(inner, "MSD"), strict=True)))
-    ui.load(saved)
+def add_by_search(ui: Ui, name: str) -> None:
+    """Find a node or blueprint in the search box, and put it down on free ground."""
     ui.page.mouse.move(1000, 820)
     ui.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     typing = "() => document.activeElement.tagName === 'INPUT'"
     ui.until(lambda: ui.page.evaluate(typing))
-    ui.page.keyboard.type("Subjects in a layout")
+    ui.page.keyboard.type(name)
     result = ui.page.get_by_test_id("result-item").first
-    expect(result).to_contain_text("Subjects in a layout")
+    expect(result).to_contain_text(name)
     result.click()
     follows = "() => app.canvas.state.ghostNodeId != null"  # the mouse, until a click puts it down
     ui.until(lambda: ui.page.evaluate(follows))
@@ -115,6 +110,16 @@ def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
     ui.until(lambda: not ui.page.evaluate(f"() => Boolean(({covered})())"))
     ui.page.mouse.click(1000, 820)
     ui.until(lambda: not ui.page.evaluate(follows))
+
+
+def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
+    """Added by the search box in place of the nodes that it holds, which have the same ids."""
+    blueprint = json.loads((ROOT / "subgraphs" / "Subjects in a layout.json").read_text())
+    (inner,) = blueprint["definitions"]["subgraphs"]
+    saved = workflow(subjects=TWO)
+    rename(saved, dict(zip(ids_of(saved, "MSD"), ids_of(inner, "MSD"), strict=True)))
+    ui.load(saved)
+    add_by_search(ui, "Subjects in a layout")
     added = "app.rootGraph.nodes.find((node) => node.isSubgraphNode?.())"
     given = ["adapter", "width", "height", "weight"]
     assert ui.page.evaluate(f"() => {added}.widgets.map((widget) => widget.name)") == given
