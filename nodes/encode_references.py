@@ -1,8 +1,6 @@
 """MSDEncodeReferences: references -> image features (docs/method.md, section 1)."""
 
-from collections.abc import Iterable
 from dataclasses import replace
-from itertools import repeat
 
 import comfy.utils
 import torch
@@ -119,11 +117,11 @@ class MSDEncodeReferences(io.ComfyNode):
 
 def _features(clip_vision: ClipVisionModel, subject: Subject, fit: str, background: str) -> Tensor:
     """[n, P, E] of a subject's n references: the hidden state of the last layer but one."""
-    masks: Iterable[Tensor | None] = repeat(None)
-    if subject.reference_masks is not None:
-        masks = subject.reference_masks
+    masks = subject.reference_masks
+    if masks is None:
+        masks = [None] * len(subject.references)
     size = clip_vision.image_size
-    pairs = zip(subject.references, masks, strict=False)
+    pairs = zip(subject.references, masks, strict=True)
     prepared = torch.stack([prepare_reference(r, m, fit, background, size) for r, m in pairs])
     return _memo.get(clip_vision, prepared, compute=lambda: _encode(clip_vision, prepared))
 

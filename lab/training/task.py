@@ -1,5 +1,6 @@
 """What a stage of training gives the trainer."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Generator, Tensor, nn
@@ -7,7 +8,7 @@ from torch import Generator, Tensor, nn
 Losses = dict[str, Tensor]  # scalars; "loss" is minimised, the others are shown beside it
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """A stage: what it trains, on what, and by which losses.
 
     Whatever is random is drawn by `draw`, so that a micro batch depends on its generator alone.
@@ -17,16 +18,17 @@ class Task(nn.Module):
     unused_parameters = False
 
     @property
+    @abstractmethod
     def trained(self) -> nn.Module:
         """The weights that the stage results in. Every trained parameter is one of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, g: Generator, step: int) -> Any:
         """A micro batch, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, micro_batch: Any) -> Losses:
-        raise NotImplementedError
+        """The losses of a micro batch."""
 
     def check(self) -> None:
         """Print how good the result is; called at the end, with the EMA as weights."""

@@ -1,6 +1,6 @@
 """Image tokens -> the keys and values of every text cross-attention of a UNet."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,10 +18,6 @@ class Projection(nn.Module):
         super().__init__()
         self.to_k_ip = operations.Linear(context, width, bias=False, device=device)
         self.to_v_ip = operations.Linear(context, width, bias=False, device=device)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        """The pair: to_k, to_v."""
-        return iter((self.to_k_ip, self.to_v_ip))
 
     def forward(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """image_tokens [..., K, C] -> key and value [..., K, width]."""

@@ -62,8 +62,14 @@ def weighted_values(value: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         value: [..., K, C], tokens as in `subject_attention`. weights: [S].
+    Raises:
+        ValueError: the tokens don't divide among the subjects.
     """
-    tokens = value.shape[-2] // len(weights)
+    tokens, rest = divmod(value.shape[-2], len(weights))
+    if rest:
+        raise ValueError(
+            f"{value.shape[-2]} image tokens don't divide among {len(weights)} subjects"
+        )
     return value * weights.to(value).repeat_interleave(tokens)[:, None]
 
 

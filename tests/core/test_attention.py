@@ -83,6 +83,13 @@ def test_no_coverage_is_exactly_zero():
         assert not attend(query, key, value, nowhere).any()
 
 
+def test_empty_inputs_give_empty_or_zero_results():
+    query, key, value, coverage = random_inputs(2)
+    result = attend(query[:, :0], key, value, coverage[:, :, :0])
+    assert result.shape == query[:, :0].shape
+    assert not attend(query, key[:, :0], value[:, :0], coverage).any()
+
+
 @settings(max_examples=30)
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 3))
 def test_only_the_covered_queries_are_computed(covered, subjects):
@@ -126,6 +133,12 @@ def test_equal_subject_scales_are_a_scale_and_unequal_ones_don_t_renormalise():
     plain = attend(query, key, value, coverage)
     scaled = attend(query, key, value, coverage, torch.full((3,), 0.6))
     torch.testing.assert_close(scaled, 0.6 * plain, atol=1e-6, rtol=1e-6)
+
+
+def test_tokens_that_don_t_divide_are_refused():
+    _, _, value, _ = random_inputs(6)
+    with pytest.raises(ValueError, match="11 image tokens don't divide among 3 subjects"):
+        weighted_values(value[:, :11], torch.ones(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -77,7 +77,7 @@ def test_sizes_come_from_the_shapes(adapter, released):
     assert loaded.resampler.sizes == adapter.resampler.sizes
     assert loaded.needs == Needs("another encoder", 24, 20)
     assert loaded.layers == [(width, 40) for width in WIDTHS]
-    assert [to_v.out_features for _, to_v in loaded.projections] == list(WIDTHS)
+    assert [p.to_v_ip.out_features for p in loaded.projections] == list(WIDTHS)
     assert loaded.dummy_image_tokens.shape == (1, 4, 40)
     assert len(loaded.resampler.layers) == 2
 
