@@ -4,14 +4,12 @@ Run by `nox -s demo`. Writes the picture, the layout and a contact sheet into de
 """
 
 import argparse
-import io
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -21,6 +19,7 @@ from lab.host.server import PromptError, Server
 from lab.host.workflows import (
     PREVIEW,
     STEPS,
+    WHOLE_PICTURE,
     WORKFLOWS,
     describe_sprites,
     find,
@@ -34,7 +33,6 @@ WORKFLOW = WORKFLOWS / "MS-Diffusion, two subjects.json"
 OUTPUT = ROOT / "demo_output"
 SIZE = 128
 BOXES = ([0.04, 0.28, 0.48, 0.72], [0.54, 0.3, 0.96, 0.74])
-WHOLE_PICTURE = [0.0, 0.0, 1.0, 1.0]
 
 
 class Demo:
@@ -55,16 +53,11 @@ class Demo:
     def run(self, progress: bool = False) -> tuple[Image.Image, Image.Image]:
         """The picture, and the layout's."""
         outputs = self.server.run(self.prompt, self._print_step if progress else None)
-        return self._picture(outputs, find(self.prompt, "SaveImage")), self._picture(
-            outputs, PREVIEW
-        )
+        picture = self.server.picture(outputs, find(self.prompt, "SaveImage"))
+        return picture, self.server.picture(outputs, PREVIEW)
 
     def _print_step(self, node: str, step: int, steps: int) -> None:
         print(f"  {self.prompt[node]['_meta']['title']}: {step}/{steps}", flush=True)
-
-    def _picture(self, outputs: dict[str, Any], node: str) -> Image.Image:
-        content = self.server.picture(outputs[node]["images"][0])
-        return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 def contact_sheet(panels: dict[str, list[Image.Image]], edge: int = 192) -> Image.Image:

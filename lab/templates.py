@@ -5,7 +5,6 @@ The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the car
 """
 
 import argparse
-import io
 import shutil
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from lab.host.server import PromptError, Server
 from lab.host.workflows import (
     PREVIEW,
     STEPS,
+    WHOLE_PICTURE,
     WORKFLOWS,
     describe_sprites,
     find,
@@ -27,7 +27,7 @@ from lab.host.workflows import (
     use_micro_files,
 )
 from lab.microworld import MODELS
-from lab.microworld.scenes import BACKGROUNDS, SIZES, draw_background
+from lab.microworld.scenes import BACKGROUNDS, SIZES, draw_background, to_pil
 from lab.microworld.sprites import BACKGROUND, SPRITES, save_sprites
 
 HEIGHT = 320  # of a template's picture, in pixels
@@ -39,7 +39,6 @@ BYPASSED = {
     "IPAdapter": ("IPAdapter", ("model",)),
 }
 BACKGROUND_REFERENCE = "background.png"
-WHOLE_PICTURE = [0, 0, 1, 1]
 
 
 def nearest_size(prompt: dict[str, Any]) -> tuple[int, int]:
@@ -70,8 +69,7 @@ def save_background(folder: Path) -> None:
     """The reference of a subject that is the whole background: the sprites' background alone."""
     kind = torch.tensor([BACKGROUNDS.index(BACKGROUND)])
     (pixels,) = draw_background(kind, 64, 64, torch.Generator().manual_seed(4))
-    image = Image.fromarray((pixels.movedim(0, -1) * 255).round().byte().numpy())
-    image.save(folder / BACKGROUND_REFERENCE)
+    to_pil(pixels).save(folder / BACKGROUND_REFERENCE)
 
 
 def use_background(prompt: dict[str, Any]) -> None:
@@ -113,11 +111,8 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
     use_background(prompt)
     show_layout(prompt)
     outputs = server.run(prompt)
-    layout, picture = (
-        Image.open(io.BytesIO(server.picture(outputs[node]["images"][0]))).convert("RGB")
-        for node in (PREVIEW, find(prompt, "SaveImage"))
-    )
-    return card(layout, picture, without)
+    picture = server.picture(outputs, find(prompt, "SaveImage"))
+    return card(server.picture(outputs, PREVIEW), picture, without)
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+
+from lab.microworld.scenes import to_pil
 
 
 def save_sheet(rows: list[Tensor], path: Path, height: int = 128) -> None:
@@ -17,7 +18,7 @@ def save_sheet(rows: list[Tensor], path: Path, height: int = 128) -> None:
     width = max(strip.shape[-1] for strip in strips)
     sheet = torch.cat([F.pad(s, (0, width - s.shape[-1]), value=1.0) for s in strips], -2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((sheet * 255).round().byte().movedim(0, -1).numpy()).save(path)
+    to_pil(sheet).save(path)
 
 
 def with_boxes(pictures: Tensor, boxes: Tensor) -> Tensor:

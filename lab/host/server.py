@@ -1,5 +1,6 @@
 """A real ComfyUI server with this pack and the micro family's loader, in a folder of its own."""
 
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from urllib.parse import urlencode
 
 import websocket
 from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
 
 from lab import ROOT
 from lab.microworld import LOADER_PACK
@@ -197,9 +199,14 @@ class Server:
             time.sleep(0.02)  # it is written after the event
         return history[prompt_id]["outputs"]
 
-    def picture(self, entry: dict[str, str]) -> bytes:
-        """A picture that a node has given the user interface."""
-        return self.get("/view", **entry)
+    def picture(self, outputs: dict[str, Any], node: str) -> Image.Image:
+        """The first picture that a node has given the user interface, RGB.
+
+        Args:
+            outputs: of `run`. node: its id.
+        """
+        content = self.get("/view", **outputs[node]["images"][0])
+        return Image.open(io.BytesIO(content)).convert("RGB")
 
     def _wait_until_up(self) -> None:
         end = time.monotonic() + START_SECONDS

@@ -9,6 +9,7 @@ WORKFLOWS = ROOT / "example_workflows"
 # How the micro family is sampled.
 NEGATIVE = "low quality, worst quality, blurry"
 STEPS, CFG = 20, 4.0
+WHOLE_PICTURE = [0.0, 0.0, 1.0, 1.0]  # a box
 PREVIEW = "preview"  # id of the node that show_layout adds
 # The workflows' files, and the micro family's for each.
 FILES = {

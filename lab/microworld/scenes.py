@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
@@ -288,6 +289,11 @@ def draw_references(looks: Looks, g: Generator) -> Tensor:
     picture = shade.clamp(0, 1)[:, :, None, None].expand(n, 3, REFERENCE_SIZE, REFERENCE_SIZE)
     boxes = torch.cat([corner, corner + size], -1)
     return paint(picture, boxes, uniform((n,), -0.12, 0.12, g), looks)[0]
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """A picture or reference [3, H, W] in 0..1."""
+    return Image.fromarray((picture * 255).round().byte().movedim(0, -1).numpy())
 
 
 def phrase(looks: Looks, full: bool = False) -> str:

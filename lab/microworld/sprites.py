@@ -15,6 +15,7 @@ from lab.microworld.scenes import (
     Looks,
     draw_references,
     rgb,
+    to_pil,
 )
 
 SPRITES = (("striped", "cyan", "star"), ("checked", "pink", "heart"), ("split", "red", "circle"))
@@ -31,10 +32,7 @@ def draw_sprites() -> list[Image.Image]:
     first = rgb(HUES[colour], torch.full((count,), 0.85), torch.full((count,), 0.95))
     looks = Looks(shape, texture, colour, first, torch.full((count, 3), WHITE))
     references = draw_references(looks, torch.Generator().manual_seed(4))
-    return [
-        Image.fromarray((pixels.movedim(0, -1) * 255).round().byte().numpy())
-        for pixels in references
-    ]
+    return [to_pil(pixels) for pixels in references]
 
 
 def save_sprites(folder: Path) -> list[Image.Image]:

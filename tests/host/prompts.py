@@ -1,12 +1,10 @@
 """Prompts of the example workflows on a real server with the random micro family."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lab.host.server import PromptError, Server
 from lab.host.workflows import find, use_micro_files
@@ -16,9 +14,7 @@ SIZE = 64
 
 def run(server: Server, prompt: dict[str, Any]) -> np.ndarray:
     outputs = server.run(prompt)
-    node = find(prompt, "SaveImage")
-    picture = server.picture(outputs[node]["images"][0])
-    return np.asarray(Image.open(io.BytesIO(picture)), dtype=np.float32)
+    return np.asarray(server.picture(outputs, find(prompt, "SaveImage")), dtype=np.float32)
 
 
 def run_interrupted(server: Server, prompt: dict[str, Any], kind: str, step: int = 0) -> str:
