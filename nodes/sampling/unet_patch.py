@@ -252,9 +252,11 @@ def _rows_of(
     conditionings = transformer_options.get(CONDITIONINGS)
     try:
         if marks is not None and conditionings is not None:
-            latent = SampledLatent(len(x), (x.shape[-2], x.shape[-1]))
-            if sampling is not None:
-                latent = sampling.latent
+            latent = (
+                sampling.latent
+                if sampling is not None
+                else SampledLatent(len(x), (x.shape[-2], x.shape[-1]))
+            )
             return read_rows(marks.cpu(), x, conditionings, latent)
         if sampling is not None and sampling.evaluated is not None:
             raise ValueError("the model is called without what belongs to its conditionings")
