@@ -162,6 +162,38 @@ def apply(pack: Any, adapter: Any) -> Callable[..., Any]:
     return patched
 
 
+@pytest.fixture
+def lay_out(pack: Any) -> Callable[..., Any]:
+    """Run MSDLayout: lay_out(layout value, references..., **more inputs)."""
+
+    def run(value: Any, *images: Any, width: int = 64, height: int = 32, **more: Any) -> Any:
+        references = {f"reference_{n}": image for n, image in enumerate(images, 1)}
+        return pack.MSDLayout.execute(references, width, height, layout=value, **more)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The host's SDXL CLIP with a CLIP-L as wide as golden set d's phrases."""
+    import torch
+    from models import build_clip
+    from safetensors.torch import save_file
+
+    config = {"hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 40,
+              "num_hidden_layers": 3}  # fmt: skip
+    embeddings = tmp_path_factory.mktemp("embeddings")
+    two = {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}
+    save_file(two, embeddings / "two.safetensors")
+    built = build_clip(config, str(embeddings))
+    with torch.no_grad():
+        for number, parameter in enumerate(built.cond_stage_model.parameters()):
+            if parameter.ndim:
+                generator = torch.Generator().manual_seed(number)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return built
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ComfyUI in a process of its own, with the random micro family and two sprites."""

@@ -648,6 +648,50 @@ class TestRefusals:
         assert subject.references.numel() == 0 and subject.image_tokens is None
 
 
+class TestModels:
+    """What MSD Apply says of models that it can't act on."""
+
+    def apply(self, pack: Any, adapter: Any, model: Any, unet: Any, subjects: Any) -> Any:
+        other = model.clone()
+        other.add_object_patch("diffusion_model", unet)
+        return pack.MSDApply.execute(other, adapter, subjects, 0.6)
+
+    def test_a_unet_without_layers(
+        self, pack: Any, adapter: Any, plain: Any, subjects: Any
+    ) -> None:
+        class TrTUnet:
+            dtype = torch.float16
+
+        with pytest.raises(ValueError, match=r"^model: its UNet \(TrTUnet\) shows no layers"):
+            self.apply(pack, adapter, plain, TrTUnet(), subjects((0, 0, 1, 1)))
+
+    def test_a_model_of_another_family(
+        self, pack: Any, adapter: Any, plain: Any, subjects: Any
+    ) -> None:
+        class Flux(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.double_blocks = torch.nn.Linear(4, 4)
+
+        class Video(torch.nn.Module):  # LTXV names its layers so, elsewhere
+            def __init__(self) -> None:
+                super().__init__()
+                self.transformer_blocks = torch.nn.ModuleDict(
+                    {"0": torch.nn.ModuleDict({"attn2": torch.nn.ModuleDict({
+                        "to_k": torch.nn.Linear(4, 4)})})}
+                )  # fmt: skip
+
+        class Packed(torch.nn.Module):  # layers that don't say their sizes
+            def __init__(self) -> None:
+                super().__init__()
+                self.attn2 = torch.nn.ModuleDict({"to_k": torch.nn.Identity()})
+
+        for unet in (Flux(), Video(), Packed()):
+            message = f"^model: expected an SDXL UNet, got {type(unet).__name__} without"
+            with pytest.raises(ValueError, match=message):
+                self.apply(pack, adapter, plain, unet, subjects((0, 0, 1, 1)))
+
+
 @torch.inference_mode()
 def test_outside_a_sampling_run_the_first_conditioning_is_the_positive(
     plain: Any, apply: Any, subjects: Any

@@ -49,9 +49,9 @@ on a tiny SDXL-shaped model with random weights. In every row only the positive 
 the subjects, and MSD Apply at weight 0 leaves the picture as it is without the node, bit by bit.
 
 LoRA and ControlNet from files run in `tests/host/test_workflows.py`, a LoRA on CLIP in
-`tests/host/test_nodes.py`. GLIGEN has no files for SDXL; its row shows that a model of its form,
-made for this test, works. Other packs are in [other_packs.md](other_packs.md). No row was run on a
-released SDXL checkpoint or on a GPU.
+`tests/host/test_ground_references.py`. GLIGEN has no files for SDXL; its row shows that a model of
+its form, built for this test, works. Other packs are in [other_packs.md](other_packs.md). No row
+was run on a released SDXL checkpoint or on a GPU.
 
 """
 SECTIONS = {  # the page's, with their heads

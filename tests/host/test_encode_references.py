@@ -1,0 +1,78 @@
+"""MSD Encode References: how references are prepared, and which are encoded again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layouts import CAT, CUP, layout, noise_image
+
+
+@pytest.fixture
+def vision(tmp_path: Path) -> Any:
+    import comfy.clip_vision
+
+    config = {
+        "model_type": "clip_vision_model", "hidden_size": 32, "num_channels": 3,
+        "patch_size": 8, "image_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3,
+        "intermediate_size": 32, "hidden_act": "gelu", "projection_dim": 16,
+    }  # fmt: skip
+    (tmp_path / "vision.json").write_text(json.dumps(config))
+    vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "vision.json"))
+    vision.model.float()
+    for number, parameter in enumerate(vision.model.parameters()):
+        generator = torch.Generator().manual_seed(number)
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    return vision
+
+
+def test_background_and_fit(pack: Any) -> None:
+    prepare = pack.module("nodes.encode_references").prepare_reference
+    picture = torch.ones(40, 80, 3)
+    mask = torch.zeros(40, 80)
+    mask[:, :40] = 1
+    black = prepare(picture, mask, "stretch", "black", 32)
+    assert black.shape == (32, 32, 3) and black[:, :14].min() == 1 and black[:, 18:].max() == 0
+    grey = prepare(picture, mask, "stretch", "grey", 32)
+    assert torch.allclose(grey[:, 18:], torch.tensor(128 / 255))
+    assert prepare(picture, mask, "stretch", "keep", 32).min() == 1
+    padded = prepare(picture, None, "pad", "black", 32)
+    assert padded[:6].max() == 0 and padded[10:22].min() == 1
+    # the crop keeps the middle half of the width, of which the mask covers the left half
+    cropped = prepare(picture, mask, "crop", "black", 32)
+    assert cropped[:, :14].min() == 1 and cropped[:, 18:].max() == 0
+
+
+def test_only_what_changed_is_encoded_anew(
+    pack: Any, lay_out: Any, vision: Any, monkeypatch: Any
+) -> None:
+    encoded, encode_image = [], vision.encode_image
+
+    def count(pictures: Any, **options: Any) -> Any:
+        encoded.append(len(pictures))
+        return encode_image(pictures, **options)
+
+    monkeypatch.setattr(vision, "encode_image", count)
+    run = pack.MSDEncodeReferences.execute
+    four = layout(CAT, CUP, CAT, CUP)
+    first = run(vision, lay_out(four, *map(noise_image, (1, 2, 3, 4)))[0])[0].subjects
+    second = run(vision, lay_out(four, *map(noise_image, (1, 2, 5, 4)))[0])[0].subjects
+    assert encoded == [1] * 5
+    same = [torch.equal(a.features, b.features) for a, b in zip(first, second, strict=True)]
+    assert same == [True, True, False, True]
+    run(vision, lay_out(four, *map(noise_image, (1, 2, 5, 4)))[0], fit="crop")
+    assert encoded == [1] * 9
+
+
+@torch.inference_mode()
+def test_several_references(pack: Any, lay_out: Any, vision: Any) -> None:
+    references = noise_image(3, count=3)
+    subjects = lay_out(layout(CAT), references)[0]
+    node = pack.MSDEncodeReferences
+    apart = node.execute(vision, subjects, several_photos="concatenate")[0].subjects[0].features
+    mean = node.execute(vision, subjects, several_photos="average")[0].subjects[0].features
+    assert apart.shape == (3, 17, 32) and mean.shape == (1, 17, 32)
+    torch.testing.assert_close(mean[0], apart.mean(0))
+    alone = node.execute(vision, lay_out(layout(CAT), references[1:2])[0])[0].subjects[0].features
+    torch.testing.assert_close(apart[1:2], alone, atol=1e-5, rtol=0)
