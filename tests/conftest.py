@@ -1,4 +1,4 @@
-"""For all suites: Hypothesis draws the same examples everywhere, and minds no slow machine."""
+"""For all suites: Hypothesis draws the same examples everywhere, and allows slow machines."""
 
 from hypothesis import HealthCheck, settings
 

@@ -1,4 +1,4 @@
-"""Bounds that a sound build keeps: the tests' guard on the pictures."""
+"""Bounds that a sound build stays within: the tests' guard on the pictures."""
 
 from lab.evaluation.metrics import Scores
 from lab.evaluation.statistics import mean_and_interval

@@ -212,7 +212,7 @@ def draw_background(kind: Tensor, height: int, width: int, g: Generator) -> Tens
 
 
 def overlap(boxes: Tensor) -> Tensor:
-    """[..., S, 4] -> [...], the largest share that any box has of a smaller one."""
+    """[..., S, 4] -> [...], the largest fraction of a box that a larger one covers."""
     low = torch.maximum(boxes[..., :, None, :2], boxes[..., None, :, :2])
     high = torch.minimum(boxes[..., :, None, 2:], boxes[..., None, :, 2:])
     common = (high - low).clamp(min=0).prod(-1)  # [..., S, S]
@@ -260,7 +260,7 @@ def draw_scenes(
     Args:
         size: height and width in pixels.
         count: subjects of every scene; None draws 1 (15 %), 2 (60 %) or 3 (25 %).
-        overlapping: share of the scenes with two or three subjects whose boxes overlap.
+        overlapping: fraction of the scenes with two or three subjects whose boxes overlap.
         evaluation: see `draw_looks`; more tries for boxes that don't touch.
     """
     counts = torch.bucketize(torch.rand(n, generator=g), torch.tensor([0.15, 0.75])) + 1
@@ -305,6 +305,6 @@ def phrase(looks: Looks, full: bool = False) -> str:
 
 
 def caption(looks: Looks, boxes: Tensor, background: int, full: bool = False) -> str:
-    """Caption of one scene. full: looks are named; else they must come from the references."""
+    """Caption of one scene. full: looks are named; else only the references show them."""
     names = [f"a {phrase(looks[j], full)}" for j in range(MAX_SUBJECTS) if boxes[j].any()]
     return f"{' and '.join(names)} on {BACKGROUNDS[background]}"

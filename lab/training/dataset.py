@@ -218,6 +218,6 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor
     return noisy, snr.clamp(max=5) / snr / alphas_cumprod.sqrt()
 
 
-def _chance(share: float, n: int, g: Generator) -> Tensor:
+def _chance(probability: float, n: int, g: Generator) -> Tensor:
     """Bool [n], true with this probability."""
-    return torch.rand(n, generator=g) < share
+    return torch.rand(n, generator=g) < probability

@@ -156,7 +156,7 @@ class Trainer:
         self.curve = state.curve
         print(f"{state.stage}: resumed after {self.samples} samples", flush=True)
 
-    def _report(self, rate: float) -> None:
+    def _report(self, samples_per_second: float) -> None:
         """Add the mean losses since the last report to the curve, and print them."""
         if processes.rank():
             return
@@ -165,10 +165,10 @@ class Trainer:
         self._recent.clear()
         self.curve.append((self.samples, means))
         losses = " ".join(f"{name} {value:.4f}" for name, value in means.items())
-        left = (self.settings.samples - self.samples) / rate / 60
+        left = (self.settings.samples - self.samples) / samples_per_second / 60
         print(
             f"{self.settings.stage} step {self.step}, {self.samples} of {self.settings.samples} "
-            f"samples: {losses}; {rate:.0f} samples/s, {left:.1f} minutes left",
+            f"samples: {losses}; {samples_per_second:.0f} samples/s, {left:.1f} minutes left",
             flush=True,
         )
 

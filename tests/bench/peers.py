@@ -57,8 +57,8 @@ def ipadapters(registry: dict[str, Any], model: Any, boxes: Sequence[Box]) -> St
 
 @dataclass
 class Processor:
-    """diffusers' own processor, or while there is a clock the research code's. To time what that
-    adds, diffusers' runs on the same text before it."""
+    """diffusers' own processor, or the research code's while there is a clock. To time what the
+    latter adds, diffusers' runs first on the same text."""
 
     plain: Any
     theirs: Any

@@ -10,7 +10,7 @@ DOCS = ROOT / "docs" / "benchmarks"
 OURS, THEIRS, CODE = "MSD Apply", "IPAdapter_plus, masked", "research code"
 PLAIN, PLAIN_CODE = "plain", "plain, in diffusers"
 ADDED, TIMES = "added, share of plain", "times MSD Apply's"
-Found = dict[str, dict[str, list[float]]]  # variant -> seconds and so on -> steps, the first first
+Found = dict[str, dict[str, list[float]]]  # variant -> what is measured -> a value a step
 # Parts of what MSD Apply adds, by the function that does it.
 PARTS = {
     "the attention itself": "subject_attention",
@@ -72,12 +72,12 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def write(page: Path, name: str, text: str) -> None:
-    """Put the text where the page has a place of this name."""
+    """Put the text between the page's markers of this name, if it has them."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
     if mark:
         page.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
-def keep(name: str, result: dict[str, Any]) -> None:
+def save(name: str, result: dict[str, Any]) -> None:
     (DOCS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -2,8 +2,8 @@
 
 Everything runs in one sampling run of the real host, variants in turn, so that a busy machine hits
 all of them alike. On a CPU what a variant adds is timed directly, as a share of the whole step: the
-difference of two whole steps drowns in noise there. Beside MSD Apply stand IPAdapter_plus and the
-research code, where IPADAPTER_PLUS and MS_DIFFUSION name checkouts of them.
+difference of two whole steps drowns in noise there. IPAdapter_plus and the research code are
+measured beside MSD Apply if IPADAPTER_PLUS and MS_DIFFUSION name checkouts of them.
 
     python tests/bench/step.py [--device cuda] [--full] [--steps 9] [--scaling] [--write]
 """
@@ -55,9 +55,9 @@ from report import (  # noqa: E402
     PLAIN_CODE,
     THEIRS,
     Found,
-    keep,
     profile,
     report,
+    save,
     table,
     write,
 )
@@ -238,7 +238,7 @@ def measure(
         out = watch(own, step) if watched else step()
         whole, parts = clock.now() - begin, clock.read()
         own["step"].append(whole - parts.pop("aside", 0.0))
-        # Ours calls the host's model, which calls ours back, and that the text's attention.
+        # Ours calls the host's model, which calls our attention, which calls the text's.
         around = parts.pop("ours", 0.0) - parts.pop("host", 0.0)
         own["added"].append(around + parts["attend"] - parts["text"])
         for part, seconds in parts.items():
@@ -246,7 +246,7 @@ def measure(
         print(f"{name}, step {len(own['step'])}: {whole:.2f} s", flush=True)
         return out
 
-    # Else the host calls the model twice a step where it finds a picture large.
+    # Else the host calls the model twice a step if it thinks that memory is short.
     model.model.memory_required = lambda *args, **kwargs: 0
     patched = model.clone()
     for patch in patches:
@@ -298,7 +298,7 @@ def compare(full: bool, steps: int) -> tuple[Found, Found, list[str]]:
     if options.device == "cpu":
         found = run()
         return found, found, commits
-    # There marks cost time of their own. What is watched is also what loads the kernels.
+    # On a GPU marks cost time of their own. The watched run also loads the kernels.
     watched, whole, added, parts = run((), True), run(()), run(AROUND), run()
     for name, own in watched.items():
         own |= {"step": whole[name]["step"], "added": added[name]["added"]}
@@ -347,7 +347,7 @@ def main() -> None:
         if options.write:
             name = "scaling" if options.device == "cpu" else "scaling-cuda"
             plot(result, DOCS / f"{name}.png")
-            keep(name, result)
+            save(name, result)
             write(DOCS / "README.md", name, text)
         return
     found, of_parts, commits = compare(options.full, options.steps)
@@ -357,7 +357,7 @@ def main() -> None:
     print(text, flush=True)
     if options.write:
         name = f"{options.device}{'-full' if options.full else ''}"
-        keep(name, {"machine": facts, "rows": rows, "parts": parts, "steps": found})
+        save(name, {"machine": facts, "rows": rows, "parts": parts, "steps": found})
         write(DOCS / "README.md", name, text)
 
 

@@ -26,8 +26,8 @@ def test_two_boxes_are_drawn_named_and_run(ui: Ui) -> None:
     subjects = of_type(prompt, "MSDLayout")["layout"]["subjects"]
     assert [s["phrase"] for s in subjects] == ["star", "heart"]
     pixel = 1 / ui.frame()[2]
-    for one, wanted in zip(subjects, drawn, strict=True):
-        assert near(one["box"], wanted, pixel), (one["box"], wanted)
+    for one, expected in zip(subjects, drawn, strict=True):
+        assert near(one["box"], expected, pixel), (one["box"], expected)
     assert any("images" in output for output in outputs.values())
     assert ui.value == of_type(prompt, "MSDLayout")["layout"]
     ui.shot("two subjects, run")
@@ -85,7 +85,7 @@ def test_keyboard(ui: Ui) -> None:
 
 
 def test_undo_and_redo(ui: Ui) -> None:
-    """A step an edit, also after typing: the browser's own undo must not act besides."""
+    """One step per edit, also after typing: the browser's own undo must not act as well."""
     ui.still()
     ui.capture()
     ui.phrase(0).fill("red star")
@@ -103,17 +103,17 @@ def test_undo_and_redo(ui: Ui) -> None:
     ui.click(0.99, 0.01)
     ui.press("Control+z")
     ui.until(lambda: ui.subjects == TWO)
-    for wanted in ("red star", states[1], states[0]):
+    for expected in ("red star", states[1], states[0]):
         ui.click(0.99, 0.01)
         ui.press("Control+y")
-        if isinstance(wanted, str):
+        if isinstance(expected, str):
             ui.until(lambda: ui.subjects[0]["phrase"] == "red star")
         else:
-            ui.until(lambda wanted=wanted: ui.subjects == wanted)
+            ui.until(lambda expected=expected: ui.subjects == expected)
 
 
 def test_the_editor_shows_what_undo_brought_back(ui: Ui) -> None:
-    """Undo makes the node again: its editor, not the old one's, must be on the screen and work."""
+    """Undo creates the node again: its new editor must be on the screen and work."""
     ui.still()
     ui.capture()
     ui.drag((0.46, 0.05), (0.54, 0.2))
@@ -126,7 +126,7 @@ def test_the_editor_shows_what_undo_brought_back(ui: Ui) -> None:
 
 
 def test_an_undo_in_the_frame_of_the_edit(ui: Ui) -> None:
-    """A new row is put into the history some frames later; the undo must not get lost."""
+    """A new row enters the history some frames later; the undo must not get lost."""
     ui.still()
     ui.capture()
     ui.element("canvas").evaluate(
@@ -150,7 +150,7 @@ def test_snapping_and_cells(ui: Ui) -> None:
     """Boxes on cells' edges cover just those cells, by the rule of the server."""
     from msd_core.coverage import box_coverage
 
-    width, height = 832, 1216  # 26 x 38 cells: edges that floats can't say
+    width, height = 832, 1216  # 26 x 38 cells: edges that no float is exactly
     ui.load(workflow(subjects=[], width=width, height=height))
     ui.element("button", has_text="Snap").click()
     ui.element("button", has_text="Cells").click()
@@ -327,7 +327,7 @@ def test_removing_a_subject_keeps_the_others_masks(ui: Ui) -> None:
     ]
 
 
-def test_the_same_picture_twice(ui: Ui) -> None:
+def test_the_same_reference_twice(ui: Ui) -> None:
     three = [subject(name, (0.25 * i, 0.1, 0.25 * i + 0.25, 0.5)) for i, name in enumerate("abc")]
     ui.load(workflow("MS-Diffusion, with background", subjects=three))
     at = "(name) => node.inputs.findIndex((input) => input.name === 'references.reference_' + name)"
@@ -368,7 +368,7 @@ def test_thumbnails_are_live_and_come_from_the_last_run(ui: Ui) -> None:
     )
     ui.capture()
     ui.until(lambda: "reference_3.png" in (thumbs.nth(0).get_attribute("src") or ""))
-    # A picture that is processed on its way can't be known before it has run.
+    # What other nodes change about a reference can only be known after a run.
     ui.node(
         """const graph = app.canvas.graph;
         const invert = LiteGraph.createNode('ImageInvert');
@@ -399,7 +399,7 @@ def test_linked_boxes_are_shown_and_not_edited(ui: Ui) -> None:
     ui.drag((0.25, 0.5), (0.35, 0.6))
     assert ui.subjects == TWO
     assert ui.element("select").is_disabled()
-    ui.phrase(0).fill("blue star")  # the phrases stay ours
+    ui.phrase(0).fill("blue star")  # the phrases stay editable
     assert ui.subjects[0]["phrase"] == "blue star"
 
 
@@ -419,7 +419,7 @@ def test_the_canvas_follows_width_and_height(ui: Ui) -> None:
     ui.until(lambda: abs(aspect() - 2) < 0.02)
     ui.drag((0.5, 0.02), (0.53, 0.98))
     assert near(ui.subjects[2]["box"], (0.5, 0.02, 0.53, 0.98), 0.01)
-    # Linked: the canvas shows the number that comes
+    # Linked: the canvas follows the linked number
     ui.node(
         """const number = LiteGraph.createNode('PrimitiveInt');
         app.canvas.graph.add(number);

@@ -1,4 +1,4 @@
-"""Help pages, templates, blueprint and languages, as people meet them."""
+"""Help pages, templates, blueprint and languages, as users see them."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_templates_are_found_by_the_name_of_the_pack(ui: Ui) -> None:
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_a_template_is_what_the_converter_makes_of_it(ui: Ui, path: Path) -> None:
+def test_a_template_is_what_the_converter_gives(ui: Ui, path: Path) -> None:
     """The prompt that the page would post, and the one of the tests without a browser."""
     if "IPAdapter" in path.stem:  # nodes of a pack that isn't here: it must still load
         ui.page.evaluate(
@@ -88,14 +88,14 @@ def test_a_template_is_what_the_converter_makes_of_it(ui: Ui, path: Path) -> Non
         return
     ui.load(json.loads(path.read_text(encoding="utf-8")))
     posted = ui.page.evaluate("async () => (await app.graphToPrompt()).output")
-    made = ui.server.workflow(path)
+    converted = ui.server.workflow(path)
     assert {k: (n["class_type"], n["inputs"]) for k, n in posted.items()} == {
-        k: (n["class_type"], n["inputs"]) for k, n in made.items()
+        k: (n["class_type"], n["inputs"]) for k, n in converted.items()
     }
 
 
 def add_by_search(ui: Ui, name: str) -> None:
-    """Find a node or blueprint in the search box, and put it down on free ground."""
+    """Find a node or blueprint in the search box, and put it on an empty part of the canvas."""
     ui.page.mouse.move(1000, 820)
     ui.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     typing = "() => document.activeElement.tagName === 'INPUT'"
@@ -161,7 +161,7 @@ def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
     assert of_type(prompt, "MSDApply")["weight"] == 0.8
     assert of_type(prompt, "MSDLoadAdapter")["adapter"] == values[0]
     assert any("images" in output for output in outputs.values())
-    # Opened, the layout's editor has the size that stands on its outside.
+    # Inside, the layout's editor has the size that is set on the blueprint.
     ui.page.evaluate(f"() => app.canvas.openSubgraph({added}.subgraph)")
     ui.until(lambda: ui.page.evaluate("() => app.canvas.graph !== app.rootGraph"))
     ui.show()
@@ -169,7 +169,7 @@ def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
 
 
 def ids_of(graph: dict[str, Any], start: str) -> list[int]:
-    """Ids of the nodes whose type starts so, sorted by type."""
+    """Ids of the nodes whose type begins with `start`, sorted by type."""
     nodes = [(node["type"], node["id"]) for node in graph["nodes"]]
     return [number for kind, number in sorted(nodes) if kind.startswith(start)]
 

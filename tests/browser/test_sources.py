@@ -1,4 +1,4 @@
-"""The editor shows the references and the size that the run will have, wherever they come from."""
+"""The editor shows the references and the size that the run will have, however they are linked."""
 
 from typing import Any
 
@@ -22,15 +22,14 @@ SET_AND_GET = """
         });
     }
 """
-# Ways from an output `from` to the layout's input `name`, of a picture and of a number.
 TOOLS = """
     const graph = app.canvas.graph;
     const frames = async (n) => { while (n--) await new Promise(requestAnimationFrame); };
     const add = (type) => {
-        const made = LiteGraph.createNode(type);
-        made.pos = [-600, 900];
-        graph.add(made);
-        return made;
+        const created = LiteGraph.createNode(type);
+        created.pos = [-600, 900];
+        graph.add(created);
+        return created;
     };
     const slot = (name) => node.inputs.findIndex((input) => input.name === name);
     const loader = (n) => graph.nodes.find((one) => one.title.startsWith(`Reference ${n}`));
@@ -45,16 +44,17 @@ def prompt_of(ui: Ui) -> dict[str, Any]:
     return ui.page.evaluate("async () => (await app.graphToPrompt()).output")
 
 
-def aspect(ui: Ui, wanted: str) -> bool:
-    return wanted in ui.element(".msd-stage").get_attribute("style")
+def aspect(ui: Ui, expected: str) -> bool:
+    return expected in ui.element(".msd-stage").get_attribute("style")
 
 
 def shown(ui: Ui, index: int) -> str:
-    """The picture of a row's thumbnail, "" where it has none."""
+    """The source of a row's thumbnail, "" where it has none."""
     thumb = ui.element(".msd-thumb").nth(index)
     return "" if thumb.get_attribute("data-missing") == "true" else thumb.get_attribute("src") or ""
 
 
+# Ways to link the output `source` to the layout's input `name`, a number or an image.
 WAYS = {
     "a reroute node": """const way = add('Reroute');
         source.connect(0, way, 0);
@@ -68,7 +68,7 @@ WAYS = {
     "Set and Get": """const [set, get] = [add('TestSet'), add('TestGet')];
         source.connect(0, set, 0);
         get.connect(0, node, slot(name));""",
-    "a bypassed node": """const way = add(pictures ? 'ImageInvert' : 'PrimitiveInt');
+    "a bypassed node": """const way = add(isImage ? 'ImageInvert' : 'PrimitiveInt');
         source.connect(0, way, 0);
         way.connect(0, node, slot(name));
         way.mode = 4;""",
@@ -85,7 +85,7 @@ def test_a_reference_on_its_way(ui: Ui, way: str) -> None:
     ui.until(lambda: "reference_1.png" in shown(ui, 0))
     script(
         ui,
-        f"""const [source, name, pictures] = [loader(2), 'references.reference_1', true];
+        f"""const [source, name, isImage] = [loader(2), 'references.reference_1', true];
         node.disconnectInput(slot('references.reference_2'));
         await frames(5);
         {WAYS[way]}
@@ -107,7 +107,7 @@ def test_a_reference_on_its_way(ui: Ui, way: str) -> None:
 def test_a_width_on_its_way(ui: Ui, way: str) -> None:
     script(
         ui,
-        f"""const [source, name, pictures] = [add('PrimitiveInt'), 'width', false];
+        f"""const [source, name, isImage] = [add('PrimitiveInt'), 'width', false];
         source.widgets[0].value = 256;
         await frames(3);
         {WAYS[way]}
@@ -120,7 +120,7 @@ def test_a_width_on_its_way(ui: Ui, way: str) -> None:
     assert prompt[origin]["inputs"]["value"] == 256
 
 
-def test_what_is_muted_or_bypassed_does_not_come(ui: Ui) -> None:
+def test_muted_and_bypassed_sources_do_not_count(ui: Ui) -> None:
     """As in the prompt: a muted source, and a bypassed one that has nothing to pass on."""
     for mode in (2, 4):
         ui.until(lambda: "reference_1.png" in shown(ui, 0))
@@ -159,8 +159,8 @@ def test_what_is_muted_or_bypassed_does_not_come(ui: Ui) -> None:
     assert of_type(prompt_of(ui), "MSDLayout")["width"] == 128
 
 
-def test_the_run_tells_the_size(ui: Ui) -> None:
-    """Where a node works it out; also after undo made the editor again, and inside a subgraph."""
+def test_the_size_of_the_last_run(ui: Ui) -> None:
+    """Where a node computes it; also after undo has created the editor again."""
     script(
         ui,
         """const [empty, size] = [add('EmptyImage'), add('GetImageSize')];
@@ -183,7 +183,7 @@ def test_the_run_tells_the_size(ui: Ui) -> None:
     ui.until(lambda: aspect(ui, "192 / 96"))
 
 
-def test_a_subgraph_in_several_places(ui: Ui) -> None:
+def test_a_subgraph_in_two_nodes(ui: Ui) -> None:
     """The editor in it shows what all of them have, and what differs only after a run."""
     script(
         ui,

@@ -277,7 +277,7 @@ def test_a_newer_version_is_kept(ui: Ui) -> None:
 
 
 def test_hostile_workflows(ui: Ui) -> None:
-    """Text stays text, numbers come to rest, nothing is lost before an edit, nothing hangs."""
+    """Text stays text, numbers stay in range, nothing is lost before an edit, nothing hangs."""
     evil = '<img src="http://evil.test/x.png" onerror="window.pwned=1"><script>pwned=1</script>'
     requests: list[str] = []
     note = lambda request: requests.append(request.url)  # noqa: E731
@@ -400,7 +400,7 @@ def test_without_our_javascript(
     ui.load(saved)
     assert ui.subjects == TWO
     ui.drag((0.25, 0.5), (0.3, 0.6))
-    # What the host says of deprecated ways to itself and of other packs, it says without us too.
+    # The host reports deprecations of its own and of other packs without us too.
     assert ui.deprecations <= without
     assert ui.errors == []
     ui.close()

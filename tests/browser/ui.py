@@ -213,7 +213,7 @@ class Ui:
         )
 
     def still(self) -> None:
-        """Wait until the graph has come to rest."""
+        """Wait until nothing in the graph changes any more."""
         self.page.evaluate(STILL)
 
     def frame(self) -> tuple[float, float, float, float]:
@@ -237,12 +237,12 @@ class Ui:
         return values[0], values[1]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """A place of the picture on the screen, on a whole pixel as a mouse is."""
+        """A point of the picture on the screen, on a whole pixel as a mouse is."""
         left, top, width, height = self.frame()
         return round(left + x * width), round(top + y * height)
 
     def drag(self, start: Sequence[float], end: Sequence[float], keys: Sequence[str] = ()) -> None:
-        """Press at a place of the picture, release at another."""
+        """Press at one point of the picture and release at another."""
         mouse, (x0, y0), (x1, y1) = self.page.mouse, self.at(*start), self.at(*end)
         for key in keys:
             self.page.keyboard.down(key)
@@ -309,8 +309,8 @@ class Ui:
         self.page.screenshot(path=SHOTS / f"{name} ({self.front_end}, {self.mode}).png")
 
 
-def near(box: Sequence[float], wanted: Sequence[float], by: float) -> bool:
-    return all(abs(a - b) <= by for a, b in zip(box, wanted, strict=True))
+def near(box: Sequence[float], expected: Sequence[float], tolerance: float) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(box, expected, strict=True))
 
 
 def of_type(prompt: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""docs/architecture.md names files that exist, and imports go the way it says."""
+"""docs/architecture.md names files that exist, and imports go the way it describes."""
 
 import re
 from pathlib import Path

@@ -42,7 +42,7 @@ def slow_attention(query, key, value, coverage, scales=None):
 
 
 def attend(query, key, value, coverage, scales=None):
-    """As a layer does it, but for the covered queries: masks, heads and weights included."""
+    """What a layer does with queries that it is given: weights, mask and heads included."""
     if scales is not None:
         value = weighted_values(value, scales)
     mask = subject_mask(coverage, key.shape[1] // coverage.shape[1], query.dtype)
@@ -93,7 +93,7 @@ def test_empty_inputs_give_empty_or_zero_results():
 @settings(max_examples=30)
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 3))
 def test_only_the_covered_queries_are_computed(covered, subjects):
-    """Which ones, taken, and added back: the same as all of them, whatever their pattern."""
+    """To take them, compute and add back equals computing all queries, whatever the pattern."""
     query, key, value, _ = random_inputs(9, 2, subjects, queries=len(covered))
     coverage = torch.zeros(subjects, len(covered), dtype=torch.bool)
     coverage[subjects // 2] = torch.tensor(covered)

@@ -1,4 +1,4 @@
-"""Adapter files: sound ones of every form, and each fault with its sentence."""
+"""Adapter files: valid ones of every form, and each fault with its message."""
 
 import json
 import pickle
@@ -101,7 +101,7 @@ def test_saved_file_gives_the_same_tokens(adapter, released, tmp_path):
 
 
 class TestDigest:
-    """Tells whether two files hold the same adapter."""
+    """Shows whether two files hold the same adapter."""
 
     def test_it_is_that_of_the_weights_whatever_the_file(self, flat, released, tmp_path):
         first = load_adapter(released)
@@ -129,7 +129,7 @@ class TestDigest:
         digests.append(MSAdapter.from_state_dict(flat, narrower).digest)
         assert len(set(digests)) == len(digests)
 
-    def test_made_by_hand_there_is_none(self, adapter):
+    def test_an_adapter_built_by_hand_has_none(self, adapter):
         assert adapter.digest is None
 
 
@@ -255,7 +255,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
-def test_files_that_are_no_files(adapter, released, tmp_path, suffix):
+def test_broken_and_missing_files(adapter, released, tmp_path, suffix):
     sound = released
     if suffix == ".safetensors":
         sound = tmp_path / "sound.safetensors"
@@ -315,7 +315,7 @@ def test_converter_holds_one_tensor_at_a_time(flat, tmp_path):
             wide[f"ms_adapter.{number}.{name}.weight"] = torch.zeros(65536, 40)
     torch.save(nested(wide), tmp_path / "wide.bin")
     del wide
-    # As its command line runs it, in a process of its own that measures itself.
+    # Run from its command line, in a process of its own that measures itself.
     measured = subprocess.run(
         [
             sys.executable,

@@ -94,8 +94,8 @@ class Attention:
         return q, k, F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
     def add_image(self, case, out, query, tokens, coverage, added_scores=0.0):
-        """The image branch by the product's own functions, added to out; coverage [S, N], or
-        [B, S, N] of each picture. added_scores: for a mistake."""
+        """Add the image branch to out, by the product's own functions. coverage: [S, N], or
+        [B, S, N], one a picture. added_scores: for a test that injects a mistake."""
         subjects = coverage.shape[-2]
         key, value = self.keys_and_values(case, tokens, subjects)
         queries = EVERY_QUERY

@@ -1,6 +1,6 @@
-"""The golden tests catch the mistakes that are easily made: each is made once, and seen to fail.
+"""The golden tests catch the mistakes that are easy to make: each is injected once and must fail.
 
-A test that passes with the mistake in place would mean that the golden data can't tell.
+If a test passed with the mistake in place, the golden data couldn't detect it.
 """
 
 import re
@@ -89,7 +89,7 @@ def scales_before_softmax(self, case, tokens, subjects):
 
 
 def dummy_tokens_attended(query, key, value, mask):
-    """As many tokens of zeros more, seen by every query."""
+    """As many tokens again, all zeros, that every query sees."""
     pad = torch.zeros_like(key[:, :, :TOKENS])
     scores = F.pad(mask.scores, (TOKENS, 0))
     key, value = torch.cat((pad, key), 2), torch.cat((pad, value), 2)

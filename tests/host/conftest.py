@@ -131,11 +131,11 @@ def subjects(pack: Any) -> Callable[..., Any]:
 
     kinds = pack.module("nodes.subjects")
 
-    def make(*places: Any, auto: Any = None, prompt_tokens: Any = (), order: Any = None) -> Any:
-        made = []
-        for n, place in enumerate(places):
-            box, weight, region = place if isinstance(place[0], tuple) else (place, 1.0, None)
-            made.append(
+    def make(*specs: Any, auto: Any = None, prompt_tokens: Any = (), order: Any = None) -> Any:
+        built = []
+        for n, spec in enumerate(specs):
+            box, weight, region = spec if isinstance(spec[0], tuple) else (spec, 1.0, None)
+            built.append(
                 kinds.Subject(
                     phrase=f"subject {n}",
                     box=box,
@@ -147,9 +147,9 @@ def subjects(pack: Any) -> Callable[..., Any]:
                 )
             )
         if order:
-            made = [made[n] for n in order]
+            built = [built[n] for n in order]
         settings = kinds.AutoLayoutSettings(*auto) if auto else None
-        return kinds.Subjects(tuple(made), settings)
+        return kinds.Subjects(tuple(built), settings)
 
     return make
 

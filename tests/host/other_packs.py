@@ -1,4 +1,4 @@
-"""Packs of others and the research code, from git checkouts that the environment names."""
+"""Other packs and the research code, from git checkouts that the environment names."""
 
 import asyncio
 import importlib
@@ -21,20 +21,20 @@ REPOSITORIES = {
     "ANIMATEDIFF": "Kosinkadink/ComfyUI-AnimateDiff-Evolved",
     "MS_DIFFUSION": "MS-Diffusion/MS-Diffusion",
 }
-TOKEN = 2048  # channels of SDXL's text, by which IPAdapter_plus knows an adapter for it
+TOKEN = 2048  # channels of SDXL's text, by which IPAdapter_plus recognises an adapter for it
 
 
 def find_checkout(variable: str) -> tuple[Path, str] | None:
     """The folder that an environment variable names, and its repository and commit."""
     if not (folder := os.environ.get(variable)):
         return None
-    asked = ("git", "rev-parse", "--short=7", "HEAD")
-    told = subprocess.run(asked, cwd=folder, check=True, capture_output=True, text=True)
-    return Path(folder), f"{REPOSITORIES[variable]} {told.stdout.strip()}"
+    command = ("git", "rev-parse", "--short=7", "HEAD")
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return Path(folder), f"{REPOSITORIES[variable]} {done.stdout.strip()}"
 
 
 def load_pack(folder: Path) -> None:
-    """As the host loads it."""
+    """Load a pack as the host does."""
     host_nodes: Any = importlib.import_module("nodes")
     assert asyncio.run(host_nodes.load_custom_node(str(folder), module_parent="custom_nodes"))
 
@@ -42,17 +42,17 @@ def load_pack(folder: Path) -> None:
 def apply_ipadapter(
     registry: dict[str, Any], model: Any, seed: int, mask: torch.Tensor | None = None
 ) -> Any:
-    """IPAdapterEmbeds with a drawn adapter of SDXL's form, and one embedding under one mask."""
+    """IPAdapterEmbeds with a random adapter of SDXL's form, and one embedding under one mask."""
     weights = model.model.diffusion_model.state_dict()
-    rooms = sorted(
+    blocks = sorted(
         (key.removesuffix(".attn2.to_k.weight") for key in weights if "attn2.to_k" in key),
         key=lambda key: ("input_b", "output_", "middle_").index(key[:7]),
     )
     layers = {
         f"{2 * n + 1}.to_{kind}_ip.weight": noise(
-            seed + n, weights[f"{room}.attn2.to_k.weight"].shape[0], TOKEN
+            seed + n, weights[f"{block}.attn2.to_k.weight"].shape[0], TOKEN
         ) * TOKEN**-0.5
-        for n, room in enumerate(rooms)
+        for n, block in enumerate(blocks)
         for kind in "kv"
     }  # fmt: skip
     projection = {

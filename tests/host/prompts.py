@@ -18,7 +18,7 @@ def run(server: Server, prompt: dict[str, Any]) -> np.ndarray:
 
 
 def run_interrupted(server: Server, prompt: dict[str, Any], kind: str, step: int = 0) -> str:
-    """Run a prompt that is interrupted when its node of this kind begins, or has made this many
+    """Run a prompt that is interrupted when its node of this kind begins, or has done this many
     steps; returns the kind of the node in which the run ended."""
     node = find(prompt, kind)
 

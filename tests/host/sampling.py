@@ -15,9 +15,10 @@ def noise(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_same(first: torch.Tensor, second: torch.Tensor, share: float = 2e-4) -> None:
-    """Equal but for rounding, which guidance and the latent's scale enlarge."""
-    assert (first - second).abs().max() <= share * first.abs().max()
+def assert_same(first: torch.Tensor, second: torch.Tensor, tolerance: float = 2e-4) -> None:
+    """Equal but for rounding, which guidance and the latent's scale enlarge; tolerance: relative to
+    the largest value."""
+    assert (first - second).abs().max() <= tolerance * first.abs().max()
 
 
 def differ(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -25,7 +26,7 @@ def differ(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 def cond(seed: int, tokens: int = 77, **more: Any) -> list[Any]:
-    """One conditioning; its text is known again by its first channel."""
+    """One conditioning; its text is recognised by its first channel."""
     text = noise(seed, 1, tokens, 64)
     text[..., 0] = seed / 64
     return [[text, {"pooled_output": noise(seed + 1, 1, 1280), **more}]]

@@ -1,4 +1,4 @@
-"""MSDApply in the host's own sampling: which rows change, invariants, state, company."""
+"""MSDApply in the host's own sampling: which rows change, invariants, state, other patches."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -103,7 +103,7 @@ class TestRows:
         assert_only_positive_rows_changed(calls)
 
     def test_area(self, watched: Any) -> None:
-        """The host gives an area's negative twin the positive's uuid; it must not be mistaken."""
+        """The host gives an area's negative twin the positive's uuid: they must not be confused."""
         model, calls = watched
         area = cond(POSITIVE + 100, area=(8, 8, 4, 8), strength=1.0)
         sample(guide(model, cond(POSITIVE) + area))
@@ -120,7 +120,7 @@ class TestRows:
         sample(guide(model, ranged + masked))
         assert_only_positive_rows_changed(calls)
 
-    def test_a_call_of_someone_else_inside_a_run_is_left_alone(self, plain: Any, apply: Any,
+    def test_a_call_of_another_guider_inside_a_run_is_left_alone(self, plain: Any, apply: Any,
                                                                subjects: Any) -> None:  # fmt: skip
         """The dual model guider counts the negative as 0, on conditionings of its own."""
         model, calls = with_watch(apply(plain, subjects(LEFT)), POSITIVE)
@@ -243,7 +243,7 @@ class TestInvariants:
 
     @pytest.mark.parametrize("height, width", [(16, 16), (12, 20), (21, 13), (8, 33), (24, 9)])
     def test_any_size(self, plain: Any, apply: Any, subjects: Any, height: int, width: int) -> None:
-        """Only the covered cells' queries get an image branch, at every level."""
+        """Only the covered cells' queries get an image branch, in every grid."""
         seen = []
         module = apply(plain, subjects(LEFT, RIGHT))
 
@@ -317,7 +317,7 @@ class TestAspect:
 
     @pytest.fixture
     def warned(self, plain: Any, pack: Any, adapter: Any, subjects: Any, monkeypatch: Any) -> Any:
-        """Run with a layout of this size: the texts on the node."""
+        """Run with a layout of this size; returns the texts on the node."""
         module = pack.module("nodes.node_text")
         monkeypatch.setattr(
             module.PromptServer.instance, "send_progress_text", lambda *line: sent.append(line)
@@ -366,7 +366,7 @@ class TestAspect:
         assert warned((128, 128), 16, 16, auto=(0.5, 2), prompt_tokens=((5,),)) == []
         assert len(warned((128, 64), 16, 16, cond(POSITIVE) + areas)) == 1
 
-    def test_it_is_taken_back(self, pack: Any, monkeypatch: Any) -> None:
+    def test_the_warning_is_withdrawn(self, pack: Any, monkeypatch: Any) -> None:
         sent: list[Any] = []
         module = pack.module("nodes.node_text")
         monkeypatch.setattr(
@@ -383,7 +383,7 @@ class TestAutoLayout:
 
     @pytest.fixture
     def counts(self, pack: Any, monkeypatch: Any) -> list[int]:
-        """Steps that each layer has counted, at every map that it takes in."""
+        """How many steps a layer has counted, at every map that it takes."""
         layout = pack.module("nodes.sampling.image_branch").AutoLayout
         add, counts = layout.add, []
 
@@ -417,7 +417,9 @@ class TestAutoLayout:
         assert [any(changed) for changed, _ in calls] == [False, True, True]
         assert max(counts) == 3
 
-    def test_later_start_is_boxes_until_then(self, plain: Any, apply: Any, subjects: Any) -> None:
+    def test_the_boxes_hold_until_a_later_start(
+        self, plain: Any, apply: Any, subjects: Any
+    ) -> None:
         late = subjects(LEFT, RIGHT, auto=(0.5, 9), prompt_tokens=self.PROMPT_TOKENS)
         boxes = sample(guide(apply(plain, subjects(LEFT, RIGHT))))
         assert_same(sample(guide(apply(plain, late))), boxes)
@@ -432,7 +434,7 @@ class TestAutoLayout:
     def test_steps_count_not_calls(
         self, plain: Any, apply: Any, subjects: Any, counts: list[int]
     ) -> None:
-        """Heun calls twice a step, guidance by perturbed attention once more; maps come once."""
+        """Heun calls twice a step, guidance by perturbed attention once more; maps count once."""
         auto = subjects(LEFT, RIGHT, auto=(0.5, 2), prompt_tokens=self.PROMPT_TOKENS)
         sample(guide(apply(plain, auto)), sampler="heun")
         assert max(counts) == 3
@@ -441,7 +443,7 @@ class TestAutoLayout:
     def test_a_phrase_is_looked_for_in_its_own_text(
         self, plain: Any, apply: Any, subjects: Any, caplog: Any, monkeypatch: Any, pack: Any
     ) -> None:
-        """In the prompt, also behind another text; in a text without it the subject keeps its
+        """In the prompt, also after another text; in a text without it the subject keeps its
         box."""
         branch = pack.module("nodes.sampling.image_branch")
         right, looked = branch.token_weights, []
@@ -523,14 +525,14 @@ class TestAutoLayout:
             apart = sample(guide(model, positive, negative))
         finally:
             model.model.memory_required = before
-        assert_same(together, apart, share=1e-3)
+        assert_same(together, apart, tolerance=1e-3)
 
 
 def plain_attentions(model: Any) -> list[str]:
     return [k for k in model.model.diffusion_model.state_dict() if k.endswith("attn2.to_k.weight")]
 
 
-class TestCompany:
+class TestOtherPatches:
     """Whatever other packs put on the same attentions, before or after ours, stays."""
 
     @staticmethod
@@ -570,7 +572,7 @@ class TestCompany:
         assert changed[1:3, :2].all() and changed.sum() == 4
 
     def test_a_patch_that_adds_to_the_slot(self, plain: Any, apply: Any, subjects: Any) -> None:
-        """Packs look whether something with `add` is in the slot: ours must not be."""
+        """Packs check whether something with `add` is in the slot: ours must not be."""
         model = apply(plain, subjects(LEFT))
         slots = model.model_options["transformer_options"].get("patches_replace", {})
         assert not slots.get("attn2")
@@ -595,9 +597,7 @@ class TestCompany:
         )
         assert_same(sample(guide(model)), expected)
 
-    def test_a_batch_that_nobody_explains_is_an_error(
-        self, plain: Any, apply: Any, subjects: Any
-    ) -> None:
+    def test_an_unexplained_batch_is_an_error(self, plain: Any, apply: Any, subjects: Any) -> None:
         model = apply(plain, subjects(LEFT))
         model.set_model_attn2_patch(
             lambda q, c, v, extra: tuple(torch.cat((x, x[:1])) for x in (q, c, v))
@@ -628,7 +628,7 @@ class TestRefusals:
     def test_tokens_of_another_adapter_of_the_same_widths(
         self, pack: Any, plain: Any, adapter: Any, subjects: Any
     ) -> None:
-        """The adapter knows its tokens by a digest; those made by hand have none."""
+        """The adapter knows its tokens by a digest; tokens built by hand have none."""
 
         def grounded(digest: str | None) -> Any:
             (one,) = subjects(LEFT).subjects
@@ -641,7 +641,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="subject 1 was grounded with another adapter than"):
             pack.MSDApply.execute(plain, adapter, grounded("0123"), 0.6)
 
-    def test_the_model_does_not_keep_the_photos(
+    def test_the_model_does_not_keep_the_references(
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
         (subject,) = patch_of(apply(plain, subjects(LEFT))).branch.subjects.subjects
@@ -649,7 +649,7 @@ class TestRefusals:
 
 
 class TestModels:
-    """What MSD Apply says of models that it can't act on."""
+    """Models that MSD Apply can't act on."""
 
     def apply(self, pack: Any, adapter: Any, model: Any, unet: Any, subjects: Any) -> Any:
         other = model.clone()

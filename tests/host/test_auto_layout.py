@@ -37,7 +37,7 @@ def words(clip: Any, prompt: str, positions: tuple[int, ...]) -> list[str]:
         ("a (teddy)bear and a dog", "dog", 0, []),  # the encoder saw other words than the text
     ],
 )
-def test_places(
+def test_token_positions(
     pack: Any, clip: Any, prompt: str, phrase: str, occurrence: int, expected: list[str]
 ) -> None:
     find = pack.module("nodes.auto_layout").token_positions
@@ -48,15 +48,15 @@ def test_places(
             find(clip, phrase, prompt, occurrence)
 
 
-def test_occurrences_are_different_places(pack: Any, clip: Any) -> None:
+def test_occurrences_have_different_positions(pack: Any, clip: Any) -> None:
     find = pack.module("nodes.auto_layout").token_positions
     first, second = (find(clip, "dog", "a dog and a dog", n) for n in (0, 1))
     assert (first, second) == ((2,), (5,))
 
 
 @torch.inference_mode()
-def test_the_prompt_is_known_again(pack: Any, clip: Any, registry: Any) -> None:
-    """By its encoding, with whatever stands beside it; other texts are not it."""
+def test_the_prompt_is_recognised(pack: Any, clip: Any, registry: Any) -> None:
+    """By its encoding, whatever text is joined to it; other texts aren't taken for it."""
     node = pack.module("nodes.auto_layout")
     prompt = "a (photo:1.2) of a cat on a red table"
     positions = node.token_positions(clip, "red table", prompt, 0)

@@ -1,4 +1,4 @@
-"""torch.compile of a model with subjects: no break of the graph and no recompilation of ours."""
+"""torch.compile of a model with subjects: no graph break and no recompilation of ours."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from sampling import EVERYWHERE, LEFT, RIGHT, assert_same, guide, noise, patch_of, sample
 from torch._dynamo.utils import counters
 
-PATCHED = ("unet_patch", "compiled")  # they ask for the host's attention
+PATCHED = ("unet_patch", "compiled")  # they import the host's attention
 
 
 @pytest.fixture(autouse=True)
 def fresh(pack: Any, monkeypatch: Any) -> None:
-    """With torch's attention, as on GPUs: the host's own for CPUs measures free memory in each."""
+    """With torch's attention, as on GPUs: the host's own for CPUs asks for free memory in each."""
     from comfy.ldm.modules import attention
 
     for module in (attention, *(pack.module(f"nodes.sampling.{n}") for n in PATCHED)):
@@ -39,7 +39,7 @@ def graphs() -> int:
 
 
 def test_all_guards(plain: Any, apply: Any, subjects: Any) -> None:
-    """As packs compile that keep the guards: one graph, whatever the weights, boxes and steps."""
+    """As packs that keep the guards compile: one graph, whatever the weights, boxes and steps."""
     for model in (
         apply(plain, subjects(LEFT, RIGHT), 0.8),
         apply(plain, subjects(LEFT, EVERYWHERE), 0.3, start_percent=0.4),
@@ -66,7 +66,7 @@ def test_torch_compile_model(plain: Any, apply: Any, subjects: Any) -> None:
 def test_code_that_mixes_up_blocks_is_an_error(
     pack: Any, plain: Any, apply: Any, subjects: Any
 ) -> None:
-    """As after a break of the graph: one block's code runs for another."""
+    """As after a graph break: one block's code runs for another."""
     call, module = pack.module("nodes.sampling.call"), pack.module("nodes.sampling.compiled")
     branch = patch_of(apply(plain, subjects(LEFT))).branch
     q = noise(1, 1, 16, 128)

@@ -1,6 +1,6 @@
-"""Partners in the graph: each alone, before ours and after ours; docs/composition.md is made of it.
+"""Partners in the graph: each alone, before ours and after ours.
 
-UPDATE_DOCS=1 writes the page; otherwise it must say what the tests find.
+UPDATE_DOCS=1 writes docs/composition.md from it; otherwise the page must say what the tests find.
 """
 
 import copy
@@ -21,7 +21,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.t2i_adapter.adapter import Adapter
 from models import build_sdxl
-from pages import keep_page
+from pages import check_page
 from sampling import (
     EVERYWHERE,
     LEFT,
@@ -275,12 +275,12 @@ def page() -> Iterator[None]:
         if rows
         for line in (*SECTIONS[section].splitlines(), *(f"| {row} |" for row in rows.values()))
     ]
-    keep_page("composition.md", HEAD, lines)
+    check_page("composition.md", HEAD, lines)
 
 
 @pytest.fixture
 def acts(plain: Any, apply: Any, subjects: Any) -> Callable[..., Any]:
-    """See that MSD Apply acts on the positive rows alone, and at weight 0 on nothing. `picture`:
+    """Check that MSD Apply acts on the positive rows alone, and at weight 0 on nothing. `picture`:
     model -> latent. Returns the picture without it, with it, and how often the UNet was called."""
 
     def check(
@@ -464,7 +464,7 @@ def by_node(name: str, *inputs: Any) -> Callable[[Any, Any, Any], Any]:
 
 
 def filled(module: Any) -> Any:
-    """With drawn weights: the host leaves them as the memory was."""
+    """With random weights: the host leaves them uninitialised."""
     for seed, parameter in enumerate(module.parameters()):
         parameter.data = noise(seed, *parameter.shape) * 0.1
     return module.eval()
@@ -493,10 +493,10 @@ def gligen(registry: Any, positive: Any, model: Any) -> Any:
     ]
     parts = [comfy.gligen.GatedSelfAttentionDense(w, 64, w // 64, 64) for w in widths]
     net = comfy.gligen.Gligen(parts, comfy.gligen.PositionNet(64, 64), 64)
-    place = (noise(8, 1, 64), 8, 8, 4, 4)  # text, height, width, y, x
+    box = (noise(8, 1, 64), 8, 8, 4, 4)  # text, height, width, y, x
     text, options = positive[0]
     loaded = ModelPatcher(filled(net), torch.device("cpu"), torch.device("cpu"))
-    return [[text, {**options, "gligen": ("position", loaded, [place])}]]
+    return [[text, {**options, "gligen": ("position", loaded, [box])}]]
 
 
 MASK = torch.zeros(1, 16, 16).index_fill(2, torch.arange(8), 1.0)
@@ -549,9 +549,9 @@ def test_latents(registry: Any, acts: Any, name: str) -> None:
     start = noise(7, 1, 4, 16, 16)
     mask = None if name == "img2img" else MASK * (0.5 if name == "DifferentialDiffusion" else 1)
     if name == "VAEEncodeForInpaint":
-        photo, of_photo = noise(7, 1, 128, 128, 3).sigmoid(), MASK.repeat_interleave(8, 1)
-        of_photo = of_photo.repeat_interleave(8, 2)
-        (latent,) = run_node(registry, name, load_vae(), photo, of_photo, 6)
+        pixels = noise(7, 1, 128, 128, 3).sigmoid()
+        mask = MASK.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        (latent,) = run_node(registry, name, load_vae(), pixels, mask, 6)
         start, mask = latent["samples"], latent["noise_mask"]
 
     def picture(model: Any) -> torch.Tensor:
@@ -560,7 +560,7 @@ def test_latents(registry: Any, acts: Any, name: str) -> None:
         return sample(guide(model), sigmas=HALF, latent=start, denoise_mask=mask)
 
     nothing, out, _ = acts(picture)
-    if name == "SetLatentNoiseMask":  # what is kept is kept
+    if name == "SetLatentNoiseMask":  # what the mask leaves out is as before
         assert_same(out[..., 8:], nothing[..., 8:])
     found["latents"][name] = name
 
@@ -579,7 +579,7 @@ def test_previews(plain: Any, apply: Any, subjects: Any, monkeypatch: Any) -> No
         previews.append(x0)
 
     shown, without = (
-        sample(guide(model), sigmas=SIGMAS, callback=tell) for tell in (callback, None)
+        sample(guide(model), sigmas=SIGMAS, callback=call) for call in (callback, None)
     )
     assert len(previews) == 2 and torch.equal(shown, without)
     found["previews"]["latent2rgb"] = "latent2rgb | the same picture as without previews"

@@ -29,29 +29,29 @@ def vision(tmp_path: Path) -> Any:
 
 def test_background_and_fit(pack: Any) -> None:
     prepare = pack.module("nodes.encode_references").prepare_reference
-    picture = torch.ones(40, 80, 3)
+    reference = torch.ones(40, 80, 3)
     mask = torch.zeros(40, 80)
     mask[:, :40] = 1
-    black = prepare(picture, mask, "stretch", "black", 32)
+    black = prepare(reference, mask, "stretch", "black", 32)
     assert black.shape == (32, 32, 3) and black[:, :14].min() == 1 and black[:, 18:].max() == 0
-    grey = prepare(picture, mask, "stretch", "grey", 32)
+    grey = prepare(reference, mask, "stretch", "grey", 32)
     assert torch.allclose(grey[:, 18:], torch.tensor(128 / 255))
-    assert prepare(picture, mask, "stretch", "keep", 32).min() == 1
-    padded = prepare(picture, None, "pad", "black", 32)
+    assert prepare(reference, mask, "stretch", "keep", 32).min() == 1
+    padded = prepare(reference, None, "pad", "black", 32)
     assert padded[:6].max() == 0 and padded[10:22].min() == 1
     # the crop keeps the middle half of the width, of which the mask covers the left half
-    cropped = prepare(picture, mask, "crop", "black", 32)
+    cropped = prepare(reference, mask, "crop", "black", 32)
     assert cropped[:, :14].min() == 1 and cropped[:, 18:].max() == 0
 
 
-def test_only_what_changed_is_encoded_anew(
+def test_only_what_changed_is_encoded_again(
     pack: Any, lay_out: Any, vision: Any, monkeypatch: Any
 ) -> None:
     encoded, encode_image = [], vision.encode_image
 
-    def count(pictures: Any, **options: Any) -> Any:
-        encoded.append(len(pictures))
-        return encode_image(pictures, **options)
+    def count(images: Any, **options: Any) -> Any:
+        encoded.append(len(images))
+        return encode_image(images, **options)
 
     monkeypatch.setattr(vision, "encode_image", count)
     run = pack.MSDEncodeReferences.execute

@@ -1,7 +1,7 @@
-"""Bad files, bad values and broken runs on a real server: each gets a sentence, or runs, and
-after each a normal run gives the same picture as before. docs/faults.md is made of it.
+"""Bad files, bad values and broken runs on a real server: each is refused with a sentence, or
+runs, and after each a normal run gives the same picture as before.
 
-UPDATE_DOCS=1 writes the page; otherwise it must say what the tests find.
+UPDATE_DOCS=1 writes docs/faults.md from it; otherwise the page must say what the tests find.
 """
 
 import copy
@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from pages import keep_page
+from pages import check_page
 from PIL import Image
 from prompts import find, run, run_interrupted
 from safetensors.torch import load_file, save_file
 
 from lab.host.server import PromptError, Server
 
-HEAD = """# What goes wrong, and what is said
+HEAD = """# What goes wrong, and what the user reads
 
 Written by `tests/host/test_faults.py` (`UPDATE_DOCS=1`) from what a real server answered. After
 each of these a normal run of the same server gives the same picture as before.
@@ -47,7 +47,7 @@ def normal(server: Server) -> Iterator[np.ndarray]:
     from prompts import load
 
     yield run(server, load(server, ROOT / "example_workflows" / "MS-Diffusion, two subjects.json"))
-    keep_page("faults.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
+    check_page("faults.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
 
 
 def inputs(prompt: Prompt, kind: str) -> dict[str, Any]:
@@ -59,13 +59,13 @@ def subjects(prompt: Prompt) -> list[dict[str, Any]]:
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
-    def __init__(self, made: Path) -> None:
-        self.made = made
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.made}",)
+        return os.system, (f"touch {self.path}",)
 
 
 def adapter(make: Callable[[Path, Path], str]) -> Callable[[Prompt, Server], None]:
@@ -157,7 +157,7 @@ def layout(value: Any) -> Callable[[Prompt, Server], None]:
     return change
 
 
-def picture(width: int, height: int) -> Callable[[Prompt, Server], None]:
+def reference(width: int, height: int) -> Callable[[Prompt, Server], None]:
     """A reference of this size, from a node."""
 
     def change(prompt: Prompt, server: Server) -> None:
@@ -184,7 +184,7 @@ def cut_out(transparent: float) -> Callable[[Prompt, Server], None]:
     def change(prompt: Prompt, server: Server) -> None:
         size = {"width": 40, "height": 30}
         prompt["89"] = {"class_type": "SolidMask", "inputs": {"value": transparent, **size}}
-        picture(40, 30)(prompt, server)
+        reference(40, 30)(prompt, server)
         joined = {"image": ["90", 0], "alpha": ["89", 0]}
         prompt["88"] = {"class_type": "JoinImageWithAlpha", "inputs": joined}
         inputs(prompt, "MSDLayout")["references.reference_1"] = ["88", 0]
@@ -204,7 +204,7 @@ def bare(socket: str, *shape: int, dtype: str = "float32") -> Callable[[Prompt, 
 
 
 def unet(kind: str) -> Callable[[Prompt, Server], None]:
-    """A model of another kind in front of MSD Apply."""
+    """A model of another kind on MSD Apply."""
 
     def change(prompt: Prompt, server: Server) -> None:
         given = inputs(prompt, "MSDApply")
@@ -271,7 +271,7 @@ def solid_mask(socket: str, value: float, size: tuple[int, int] = (8, 8)) -> Any
 
 
 def inverted_mask(prompt: Prompt, server: Server) -> None:
-    """Load Image's mask of a cut-out: white where the picture is transparent."""
+    """Load Image's mask of a cut-out: white where the reference is transparent."""
     cut = np.zeros((40, 40, 4), dtype=np.uint8)
     cut[8:32, 8:32] = 200, 80, 40, 255
     Image.fromarray(cut).save(server.base / "input" / "cut.png")
@@ -311,8 +311,8 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "no reference": several(0),
     "16 references": several(16),
     "17 references": several(17),
-    "reference of 1 x 1 pixel": picture(1, 1),
-    "reference of 7680 x 4320 pixels": picture(7680, 4320),
+    "reference of 1 x 1 pixel": reference(1, 1),
+    "reference of 7680 x 4320 pixels": reference(7680, 4320),
     "RGBA reference": saved("RGBA"),
     "greyscale reference": saved("L"),
     "RGBA reference of a cut-out": cut_out(0.2),
@@ -376,16 +376,18 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_it_is_told_or_runs(server: Server, prompt: Prompt, normal: np.ndarray, name: str) -> None:
+def test_it_is_refused_or_runs(
+    server: Server, prompt: Prompt, normal: np.ndarray, name: str
+) -> None:
     good = copy.deepcopy(prompt)
     FAULTS[name](prompt, server)
     try:
-        made = run(server, prompt)
+        picture = run(server, prompt)
     except PromptError as error:
         found[name] = words_of(error)
         assert len(found[name]) < 400
     else:
-        assert np.isfinite(made).all() and made.std() > 1
+        assert np.isfinite(picture).all() and picture.std() > 1
         found[name] = " ".join(["runs", *(f"and warns: {line}" for line in server.texts.values())])
     assert not (server.base / "models" / "ms_diffusion" / EXPLODED).exists()
     assert_normal(server, good, normal)
@@ -446,7 +448,7 @@ def test_interrupted(
     found["interrupted while encoding, grounding or sampling"] = "the run ends"
 
 
-def test_freed_models_come_back(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
+def test_freed_models_are_loaded_again(server: Server, prompt: Prompt, normal: np.ndarray) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})
     assert_normal(server, prompt, normal)
     found["models freed between two runs"] = "they are loaded again"
@@ -455,9 +457,9 @@ def test_freed_models_come_back(server: Server, prompt: Prompt, normal: np.ndarr
 def test_weights_that_stay_offloaded(
     plain: Any, adapter: Any, apply: Any, subjects: Any, monkeypatch: Any
 ) -> None:
-    """As --lowvram and --novram load models. Those are for GPUs, and the host takes one of them or
-    --cpu; so the CPU is told to be none, and the host leaves every layer where it is until it is
-    used."""
+    """As --lowvram and --novram load models. The host accepts either of them or --cpu, not both; so
+    the test hides from it that the device is a CPU, and it leaves every layer where it is until it
+    is used."""
     from comfy import model_management
     from sampling import LEFT, RIGHT, guide, sample
 
@@ -503,10 +505,10 @@ def test_other_ways_of_running(
     for folder in ("models", "input"):
         (tmp_path / folder).symlink_to(server.base / folder)
     with Server(server.host, tmp_path, tuple(flags.split())) as other:
-        made = run(other, prompt)
+        picture = run(other, prompt)
         inputs(prompt, "MSDApply")["weight"] = 0.0
         without = run(other, prompt)
-    error, effect = abs(made - normal).mean(), abs(made - without).mean()
+    error, effect = abs(picture - normal).mean(), abs(picture - without).mean()
     print(f"{flags}: {error / effect:.4f}")
     assert error <= WAYS[flags] * effect and effect > 1
     found[f"ComfyUI with {flags}"] = "runs"
@@ -527,7 +529,7 @@ def test_a_folder_name_with_a_space(server: Server, normal: np.ndarray, tmp_path
 def test_an_exception_inside_the_attention(
     pack: Any, plain: Any, apply: Any, subjects: Any, monkeypatch: Any, error: Exception, whose: str
 ) -> None:
-    """It goes out as it is, so that the host can handle it, and leaves nothing behind."""
+    """It is raised as it is, so that the host can handle it, and leaves nothing behind."""
     from sampling import LEFT, RIGHT, guide, patch_of, sample
 
     model = apply(plain, subjects(LEFT, RIGHT))

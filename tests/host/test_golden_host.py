@@ -77,7 +77,7 @@ class Case:
 
     def eps(self, model: Any, samples: list[torch.Tensor]) -> list[torch.Tensor]:
         """The UNet's own outputs, rows as in the batch, at the case's timesteps; the sampler feeds
-        the stored inputs instead of what it has got to."""
+        the stored inputs instead of its own latent."""
         outputs: list[torch.Tensor] = []
         seen = model.clone()
 
@@ -135,7 +135,7 @@ def test_eps_with_auto_layout(case: Case) -> None:
     name = case.facts["sample_per_step"].replace("<case>", case.name)
     steps = range(len(case.facts["timesteps"]))
     samples = [D.array(name.replace("<k>", str(step)), shape) for step in steps]
-    for _ in range(2):  # a second run starts anew
+    for _ in range(2):  # a second run begins at the first step again
         for step, eps in enumerate(case.eps(case.patched, samples)):
             expected = D.outputs(f"{case.name}/step{step}/")["eps"]
             torch.testing.assert_close(eps, expected, atol=5e-5, rtol=0)
@@ -175,8 +175,8 @@ def test_phrases() -> None:
         assert spans == row["position_if_counter_advanced_over_skips"], row["prompt"]
 
 
-def stored_photo(name: str) -> torch.Tensor:
-    """A picture of set f, as the host's LoadImage would give it: [h, w, 3] in 0..1."""
+def stored_reference(name: str) -> torch.Tensor:
+    """A reference of set f, as the host's LoadImage would give it: [h, w, 3] in 0..1."""
     facts = F.manifest["images"][name]
     height, width, block = facts["height"], facts["width"], facts["block"]
     low_shape = (-(-height // block), -(-width // block), 3)
@@ -191,10 +191,10 @@ def stored_photo(name: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", F.manifest["images"])
 def test_preprocessing(pack: Any, name: str) -> None:
     prepare = pack.module("nodes.encode_references").prepare_reference
-    photo = prepare(stored_photo(name), None, "stretch", "black", 224)
+    reference = prepare(stored_reference(name), None, "stretch", "black", 224)
     stored = F.outputs("pre/")[name]
-    assert torch.equal((photo * 255).round().byte().movedim(-1, 0), stored.byte())
-    cropped = prepare(stored_photo("wide"), None, "crop", "black", 224)
+    assert torch.equal((reference * 255).round().byte().movedim(-1, 0), stored.byte())
+    cropped = prepare(stored_reference("wide"), None, "crop", "black", 224)
     assert not torch.equal((cropped * 255).round().byte().movedim(-1, 0), F.outputs("pre/")["wide"])
 
 
@@ -209,7 +209,7 @@ def test_image_features(pack: Any, tmp_path: Path) -> None:
     vision.model.float()
     fill(vision.model, F.manifest["vision_params"])
     kinds = pack.module("nodes.subjects")
-    subject = kinds.Subject("", (0.0, 0.0, 1.0, 1.0), 1.0, stored_photo("wide")[None])
+    subject = kinds.Subject("", (0.0, 0.0, 1.0, 1.0), 1.0, stored_reference("wide")[None])
     encoded = pack.MSDEncodeReferences.execute(vision, kinds.Subjects((subject,)))[0]
     expected = F.outputs("vision/")["penultimate"]
     features = encoded.subjects[0].features

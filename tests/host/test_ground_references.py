@@ -40,7 +40,7 @@ def test_tokens_are_the_resampler_s(pack: Any, adapters: Any, clip: Any, encoded
 def test_only_a_new_phrase_is_encoded(
     pack: Any, adapters: Any, clip: Any, encoded: Any, monkeypatch: Any
 ) -> None:
-    """Where a box moves the text encoder isn't needed, nor another subject's phrase again."""
+    """No phrase when a box moves, and not the other subject's when one phrase changes."""
     seen, tokenize = [], clip.tokenize
 
     def count(text: str, **options: Any) -> Any:
@@ -75,7 +75,7 @@ def test_a_lora_on_clip(pack: Any, clip: Any) -> None:
 
 
 @torch.inference_mode()
-def test_only_what_changed_is_grounded_anew(
+def test_only_what_changed_is_grounded_again(
     pack: Any, adapters: Any, clip: Any, encoded: Any, monkeypatch: Any
 ) -> None:
     adapter, grounded = adapters["tiny"], []
@@ -135,7 +135,7 @@ def test_phrases_are_bare_and_options_are_put_back(pack: Any, clip: Any) -> None
 
 @torch.inference_mode()
 def test_clip_patched_in_place(pack: Any, clip: Any) -> None:
-    """What was remembered of it no longer counts; the one it was cloned from stays."""
+    """Its embeddings are computed again; those of the CLIP that it was cloned from stay."""
     embeds = pack.module("nodes.ground_references").phrase_embeds
     changed = clip.clone()
     plain, before = embeds(clip, ["dog"]), embeds(changed, ["dog"])

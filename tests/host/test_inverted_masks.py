@@ -48,7 +48,7 @@ def test_the_right_way_round(pack: Any, name: str) -> None:
     assert not pack.module("nodes.layout.references").looks_inverted(RIGHT[name])
 
 
-def test_it_is_told_and_runs(pack: Any, monkeypatch: Any, caplog: Any) -> None:
+def test_it_warns_and_runs(pack: Any, monkeypatch: Any, caplog: Any) -> None:
     sent = []
     module = pack.module("nodes.node_text")
     monkeypatch.setattr(
@@ -61,9 +61,9 @@ def test_it_is_told_and_runs(pack: Any, monkeypatch: Any, caplog: Any) -> None:
     node = type("Node", (pack.MSDLayout,), {"hidden": Hidden()})
     subject = ellipse(40, 40, 0.5, 0.5, 0.3, 0.3)[None]
 
-    def run(picture: Any, **masks: Any) -> Any:
-        given = {"reference_1": picture}
-        return node.execute(given, 64, 64, reference_masks=masks, layout=layout(CAT))
+    def run(reference: Any, **masks: Any) -> Any:
+        references = {"reference_1": reference}
+        return node.execute(references, 64, 64, reference_masks=masks, layout=layout(CAT))
 
     run(noise_image(1), reference_mask_1=subject)
     assert sent == []
@@ -72,6 +72,8 @@ def test_it_is_told_and_runs(pack: Any, monkeypatch: Any, caplog: Any) -> None:
     text = "Subject 1: is reference_mask_1 inverted? It keeps the border of reference_1 and"
     assert sent[0][0].startswith(text) and sent[0][1] == "7" and text in caplog.text
     run(noise_image(1), reference_mask_1=subject)
-    assert sent[1:] == [("No warnings.", "7")], "an earlier text stays until another one comes"
+    assert sent[1:] == [("No warnings.", "7")], (
+        "an earlier text stays until another one replaces it"
+    )
     run(torch.cat((noise_image(1, 40, 40), 1 - subject[..., None]), -1))
     assert "is the alpha of reference_1 inverted?" in sent[2][0]

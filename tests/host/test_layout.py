@@ -1,4 +1,4 @@
-"""MSD Layout: its outputs, boxes, references and masks; each refusal with its words."""
+"""MSD Layout: its outputs, boxes, references and masks; each refusal with its message."""
 
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def test_greyscale_and_alpha(lay_out: Any) -> None:
     mask = torch.rand(1, 8, 8)
     masks = {"reference_mask_1": mask}
     connected = lay_out(layout(CAT), four, reference_masks=masks)[0].subjects[0]
-    assert torch.equal(connected.reference_masks, mask), "it goes before alpha"
+    assert torch.equal(connected.reference_masks, mask), "it overrides alpha"
     four[..., 3] = 1 - 1e-4  # as resizing leaves it
     assert lay_out(layout(CAT), four)[0].subjects[0].reference_masks is None
     two = torch.cat((four, torch.rand(1, 8, 8, 4)))
@@ -108,7 +108,7 @@ def test_greyscale_and_alpha(lay_out: Any) -> None:
 
 
 def test_what_is_transparent_is_not_shown(lay_out: Any, pack: Any) -> None:
-    """Neither in the preview nor in the thumbnail: there cut-outs often hold anything."""
+    """Neither in the preview nor in the thumbnail: transparent pixels may hold anything."""
     import folder_paths
     from PIL import Image
 
@@ -219,12 +219,12 @@ def test_references_and_layout_must_match(lay_out: Any) -> None:
         lay_out(layout(CAT), noise_image(1), noise_image(2))
 
 
-def test_wrong_order_of_pictures(pack: Any) -> None:
+def test_wrong_order_of_references(pack: Any) -> None:
     with pytest.raises(ValueError, match="reference_1 is not connected, a later one is"):
         pack.MSDLayout.execute({"reference_2": noise_image(2)}, 64, 64, layout=layout(CAT))
 
 
-WRONG_PICTURES = [
+WRONG_REFERENCES = [
     (torch.full((1, 8, 8, 3), float("nan")), "holds pixels that are not numbers"),
     (torch.tensor([1.0, 1.0, 1.0, torch.inf]).expand(1, 8, 8, 4), "pixels that are not number"),
     (torch.zeros(0, 8, 8, 3), " holds no picture: its batch is empty"),
@@ -244,16 +244,16 @@ WRONG_PICTURES = [
 ]
 
 
-@pytest.mark.parametrize("picture, message", WRONG_PICTURES)
-def test_wrong_pictures(lay_out: Any, picture: Any, message: str) -> None:
+@pytest.mark.parametrize("reference, message", WRONG_REFERENCES)
+def test_wrong_references(lay_out: Any, reference: Any, message: str) -> None:
     with pytest.raises(ValueError, match="^reference_2.*" + message):
-        lay_out(layout(CAT, CUP), noise_image(1), picture)
+        lay_out(layout(CAT, CUP), noise_image(1), reference)
 
 
-def test_pictures_of_other_precision(lay_out: Any) -> None:
+def test_references_of_other_precision(lay_out: Any) -> None:
     bright = torch.full((1, 8, 8, 3), 1.5)  # HDR
-    for picture in (bright, bright.half(), bright.bfloat16(), bright.double()):
-        references = lay_out(layout(CAT), picture)[0].subjects[0].references
+    for reference in (bright, bright.half(), bright.bfloat16(), bright.double()):
+        references = lay_out(layout(CAT), reference)[0].subjects[0].references
         assert references.dtype == torch.float32 and (references == 1).all()
 
 
@@ -312,7 +312,7 @@ def test_masks_take_the_references_size(lay_out: Any) -> None:
 
 
 def test_the_saved_copy_of_a_layout(pack: Any) -> None:
-    """What a graph runs by whose front end couldn't load the editor."""
+    """What a graph runs with if its front end couldn't load the editor."""
     saved_layout = pack.module("nodes.layout.node")._saved_layout
     node = {"id": 7, "type": "MSDLayout", "properties": {"msd_layout": layout(CAT)}}
     inner = {"id": "abc", "nodes": [node]}

@@ -24,7 +24,7 @@ def test_lists_files_of_other_packs_by_name(pack: Any, tmp_path: Any) -> None:
 def test_folder_of_another_pack(
     pack: Any, tmp_path: Path, monkeypatch: Any, kind: Any, paths: Any
 ) -> None:
-    """One that has registered the same name before, in its own way."""
+    """It has already registered the same name, in its own way."""
     import folder_paths
 
     theirs = (paths([str(tmp_path)]), kind([".ckpt"]))

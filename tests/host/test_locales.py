@@ -1,4 +1,4 @@
-"""Locales and help pages: complete, and in English what the nodes themselves say."""
+"""Locales and help pages are complete, and the English ones say what the nodes say."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def test_chinese_is_complete() -> None:
 
 @pytest.mark.parametrize("node", NODES)
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_help_page_tells_every_input(schemas: dict[str, Any], node: str, language: str) -> None:
+def test_help_page_describes_every_input(schemas: dict[str, Any], node: str, language: str) -> None:
     page = (DOCS / node / f"{language}.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {schemas[node].display_name}") and f"({node}/node.png)" in page
     assert (DOCS / node / "node.png").is_file()

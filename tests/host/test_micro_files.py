@@ -22,12 +22,12 @@ def test_all_files_together_are_small() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_says_how_it_was_trained(path) -> None:
     with safe_open(path, "pt") as file:
-        said = file.metadata()
+        metadata = file.metadata()
         assert not [k for k in file.keys() if file.get_slice(k).get_dtype() == "F32"]  # noqa: SIM118
     stage = "judge" if path.stem == "judge" else "base"
     for key in ("seed", "steps", "samples", "minutes"):
-        assert float(said[f"{stage}.{key}"]) > 0
-    assert said["license"] == "GPL-3.0-or-later" and said["torch"]
+        assert float(metadata[f"{stage}.{key}"]) > 0
+    assert metadata["license"] == "GPL-3.0-or-later" and metadata["torch"]
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("ms_diffusion/*")), ids=lambda path: path.stem)
@@ -50,8 +50,8 @@ def test_a_narrow_autoencoder_is_the_wide_one_with_zeros() -> None:
         assert (narrow.decode(latents) - decoded).abs().max() < 1e-4
 
 
-def test_the_two_adapters_are_told_apart() -> None:
-    """They are of the same sizes, and trained apart."""
+def test_the_two_adapters_have_different_digests() -> None:
+    """They have the same sizes, and were trained separately."""
     first, second = (load_adapter(path) for path in sorted((MODELS / "ms_diffusion").iterdir()))
     shapes = [{k: v.shape for k, v in a.state_dict().items()} for a in (first, second)]
     assert shapes[0] == shapes[1] and first.digest != second.digest

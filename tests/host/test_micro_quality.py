@@ -76,8 +76,8 @@ def test_missing_masks_trip(measure: Callable[..., Scores]) -> None:
 def test_a_layer_table_off_by_one_trips(
     measure: Callable[..., Scores], pack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each projection goes to the next cross-attention of the same width, so that no shape
-    complains."""
+    """Each projection goes to the next cross-attention of the same width, so that every shape
+    fits."""
     module = pack.module("nodes.apply")
     right = module.cross_attentions
 
@@ -85,9 +85,9 @@ def test_a_layer_table_off_by_one_trips(
         attentions = right(shapes)
         moved = list(attentions)
         for width in {attention.width for attention in attentions}:
-            places = [i for i, attention in enumerate(attentions) if attention.width == width]
-            for place, after in zip(places, places[1:] + places[:1], strict=True):
-                moved[place] = attentions[place]._replace(block=attentions[after].block)
+            same = [i for i, attention in enumerate(attentions) if attention.width == width]
+            for here, after in zip(same, same[1:] + same[:1], strict=True):
+                moved[here] = attentions[here]._replace(block=attentions[after].block)
         return moved
 
     monkeypatch.setattr(module, "cross_attentions", shifted)
@@ -95,7 +95,7 @@ def test_a_layer_table_off_by_one_trips(
 
 
 def test_dropped_grounding_trips(measure: Callable[..., Scores]) -> None:
-    """The tokens no longer tell where in their cells the edges lie."""
+    """The tokens no longer say where in its cell an edge lies."""
     assert "iou" in out_of_bounds(measure(grounding=False))
 
 

@@ -103,9 +103,9 @@ def test_the_files_run_in_the_host(models: Path, registry: dict[str, Any]) -> No
     }
     assert sum(p.stat().st_size for p in files.values()) <= 20e6
     with safe_open(files["ms_diffusion/ms_adapter_micro.safetensors"], "pt") as file:
-        said = file.metadata()
-    assert {"base.seed", "base.steps", "adapter.steps", "adapter.minutes", "torch"} <= set(said)
-    settings = StageSettings(**json.loads(said["adapter.settings"]))
+        metadata = file.metadata()
+    assert {"base.seed", "base.steps", "adapter.steps", "adapter.minutes", "torch"} <= set(metadata)
+    settings = StageSettings(**json.loads(metadata["adapter.settings"]))
     assert settings == replace(STAGES["adapter"], samples=SAMPLES, scenes=0.03)
     picture = Sampler(registry, models).picture("a star on snow", (96, 144), seed=1, steps=2)
     assert picture.shape == (3, 96, 144) and picture.isfinite().all()

@@ -1,4 +1,4 @@
-"""Mistakes in the host-facing half, each made once and seen to be caught by golden set d or f."""
+"""Mistakes in the half that knows the host, each injected once and caught by golden set d or f."""
 
 from typing import Any
 
@@ -87,8 +87,8 @@ def test_weight_ignored(check: Any, pack: Any, monkeypatch: Any) -> None:
 def test_drop_ignored(check: Any, pack: Any, monkeypatch: Any) -> None:
     resampler = pack.module("msd_core.adapters.resampler").GroundingResampler
     right = resampler.latents
-    kept = lambda self, phrases, boxes, drop: right(self, phrases, boxes, drop & False)  # noqa: E731
-    monkeypatch.setattr(resampler, "latents", kept)
+    ignored = lambda self, phrases, boxes, drop: right(self, phrases, boxes, drop & False)  # noqa: E731
+    monkeypatch.setattr(resampler, "latents", ignored)
     caught(check, "two_drop")
     caught(check, "gen_three_drop")
 
@@ -118,11 +118,11 @@ def test_auto_layout_of_the_negative_s_maps(check: Any, pack: Any, monkeypatch: 
     caught(check, "gen_pseudo")  # two pictures a batch, each with maps of its own
 
 
-def test_photo_not_stretched_first(pack: Any) -> None:
+def test_reference_not_stretched_first(pack: Any) -> None:
     prepare = pack.module("nodes.encode_references").prepare_reference
     for fit in ("crop", "pad"):
         pixels = (
-            (prepare(test_golden_host.stored_photo("wide"), None, fit, "black", 224) * 255)
+            (prepare(test_golden_host.stored_reference("wide"), None, fit, "black", 224) * 255)
             .round()
             .byte()
         )

@@ -1,7 +1,7 @@
-"""Packs of others on the same attentions, before and after ours; docs/other_packs.md is made of it.
+"""Other packs on the same attentions, before and after ours.
 
-Their checkouts are named by the environment (other_packs.py). UPDATE_DOCS=1 writes the page;
-otherwise it must say what the tests find.
+The environment names their checkouts (other_packs.py). UPDATE_DOCS=1 writes docs/other_packs.md
+from it; otherwise the page must say what the tests find.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from other_packs import REPOSITORIES, apply_ipadapter, find_checkout, load_pack
-from pages import keep_page
+from pages import check_page
 from sampling import (
     LEFT,
     MIDDLE,
@@ -30,7 +30,7 @@ from test_windows import Tiles, with_function
 
 from lab.host.in_process import run_node
 
-HEAD = """# Packs of others on the same attentions
+HEAD = """# Other packs on the same attentions
 
 Written by `tests/host/test_other_packs.py` (`UPDATE_DOCS=1`), which loads checkouts of the packs as
 the host loads them (the environment variables `IPADAPTER_PLUS`, `COMFYUI_PPM`, `COMFY_COUPLE`,
@@ -59,7 +59,7 @@ found: dict[str, str] = {}
 def page() -> Iterator[None]:
     yield
     if len(found) == len(PARTNERS) + 1:
-        keep_page("other_packs.md", HEAD, [f"| {name} | {of} |" for name, of in found.items()])
+        check_page("other_packs.md", HEAD, [f"| {name} | {of} |" for name, of in found.items()])
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_subjects_between_two_ipadapters(
 def test_context_windows_over_pictures(
     registry: Any, pack: Any, plain: Any, apply: Any, subjects: Any, use_pack: Any, auto: Any
 ) -> None:
-    """Each picture follows its own maps, whatever window it stands in."""
+    """Each picture follows its own maps, whatever window it is in."""
     of = use_pack("ANIMATEDIFF")
     tokens = ((5, 6), (9,)) if auto else ()
     given = subjects(LEFT, RIGHT, auto=auto, prompt_tokens=tokens)

@@ -1,4 +1,4 @@
-"""The public interface: ids, inputs and outputs are for ever; every one has its words."""
+"""The public interface: ids, inputs and outputs stay as they are, and each has its description."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ def test_snapshot(registry: Any) -> None:
     """A change here changes users' workflows. To accept one: UPDATE_SNAPSHOT=1, and a line in
     CHANGELOG.md."""
     if comfyui_version.__version__ != "0.30.0":
-        pytest.skip("The snapshot is as ComfyUI 0.30.0 tells it.")
+        pytest.skip("The snapshot is of ComfyUI 0.30.0.")
     infos = {}
     for node_id in IDS:
         info = dict(registry[node_id].GET_NODE_INFO_V1())
@@ -77,7 +77,7 @@ def test_help_page(registry: Any, node_id: str) -> None:
 
 
 def test_layout_is_the_last_widget_and_optional(registry: Any) -> None:
-    """Without its script the widget's value would shift those behind it."""
+    """Without its script the widget's value would shift those after it."""
     schema = registry["MSDLayout"].GET_SCHEMA()
     assert schema.inputs[-1].id == "layout" and schema.inputs[-1].optional
     assert schema.inputs[-1].socketless

@@ -1,6 +1,6 @@
 """Many prompts on one server: none lost, none wrong, memory flat.
 
-SOAK_PROMPTS says how many (30 unless told); 300 and UPDATE_DOCS=1 write docs/soak.md.
+SOAK_PROMPTS says how many (30 by default); 300 and UPDATE_DOCS=1 write docs/soak.md.
 """
 
 import copy
@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "soak.md"
 COUNT = int(os.environ.get("SOAK_PROMPTS", "30"))
 SIZES = ((64, 64), (96, 64), (64, 96), (72, 56))
 LEFT, RIGHT, ALL = [0.0, 0.2, 0.5, 0.9], [0.5, 0.1, 1.0, 0.8], [0.0, 0.0, 1.0, 1.0]
-PLACES = ((LEFT, RIGHT), (RIGHT, LEFT), (LEFT, ALL))
+BOXES = ((LEFT, RIGHT), (RIGHT, LEFT), (LEFT, ALL))
 
 
 def resident(server: Server) -> float:
@@ -34,12 +34,12 @@ def live(server: Server) -> dict[str, int]:
     return server.get_json("/micro_world/live")
 
 
-def change(prompt: dict[str, Any], size: tuple[int, int], places: Any, seed: int) -> None:
+def change(prompt: dict[str, Any], size: tuple[int, int], boxes: Any, seed: int) -> None:
     """Another size, other subjects, another seed."""
     layout = prompt[find(prompt, "MSDLayout")]["inputs"]
     for inputs in (layout, prompt[find(prompt, "EmptyLatentImage")]["inputs"]):
         inputs |= {"width": size[0], "height": size[1]}
-    for subject, box in zip(layout["layout"]["subjects"], places, strict=True):
+    for subject, box in zip(layout["layout"]["subjects"], boxes, strict=True):
         subject["box"] = box
     prompt[find(prompt, "KSampler")]["inputs"]["seed"] = seed
 
@@ -50,7 +50,7 @@ def test_soak(server: Server, prompt: dict[str, Any]) -> None:
     good = bad = interrupted = repeated = 0
     early, memory = max(5, COUNT // 6), {}
     for number in range(1, COUNT + 1):
-        key = (draw.choice(SIZES), draw.choice(PLACES), draw.randrange(3))
+        key = (draw.choice(SIZES), draw.choice(BOXES), draw.randrange(3))
         asked = copy.deepcopy(prompt)
         change(asked, *key)
         sampler = asked[find(asked, "KSampler")]["inputs"]
@@ -65,11 +65,11 @@ def test_soak(server: Server, prompt: dict[str, Any]) -> None:
             interrupted += 1
         else:
             sampler["cfg"] += 1e-6 * number  # nothing comes from the host's cache
-            made = run(server, asked)
+            picture = run(server, asked)
             if str(key) in pictures:
-                assert abs(made - pictures[str(key)]).max() <= 1
+                assert abs(picture - pictures[str(key)]).max() <= 1
                 repeated += 1
-            pictures[str(key)] = made
+            pictures[str(key)] = picture
             good += 1
         if number in (early, COUNT):
             memory[number] = (resident(server), live(server))

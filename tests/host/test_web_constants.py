@@ -1,4 +1,4 @@
-"""Constants that stand in Python and in JavaScript are the same."""
+"""Constants that Python and JavaScript share are equal."""
 
 import json
 import re
@@ -11,7 +11,7 @@ WEB = Path(__file__).parents[2] / "web" / "js"
 
 
 def exported(file: str, name: str) -> Any:
-    """The value of `export const name = value;`, as JSON can say it."""
+    """The value of `export const name = value;`, as JSON."""
     source = (WEB / file).read_text(encoding="utf-8")
     found = re.search(rf"^export const {name} = (.+?);", source, re.MULTILINE | re.DOTALL)
     assert found, f"{file} exports no constant {name}"
@@ -29,8 +29,8 @@ def exported(file: str, name: str) -> Any:
     ],
 )
 def test_a_constant(pack: Any, module: str, python: str, file: str, javascript: str) -> None:
-    wanted = json.loads(json.dumps(getattr(pack.module(module), python)))
-    assert exported(file, javascript) == wanted
+    expected = json.loads(json.dumps(getattr(pack.module(module), python)))
+    assert exported(file, javascript) == expected
 
 
 @pytest.mark.parametrize("name", ["width", "height"])
@@ -40,8 +40,8 @@ def test_the_size_of_the_picture(pack: Any, name: str) -> None:
     assert [size.min, size.max, size.default] == limits
 
 
-def test_the_smallest_box_is_one_for_the_node(pack: Any) -> None:
-    """And so is the heaviest subject, with the longest phrase."""
+def test_the_node_accepts_the_limits_of_the_editor(pack: Any) -> None:
+    """Its smallest box, highest weight and longest phrase."""
     edge = exported("layout/value.mjs", "MIN_EDGE")
     subject = {
         "phrase": "x" * exported("layout/value.mjs", "MAX_LETTERS"),

@@ -87,10 +87,10 @@ class Tiles:
                 else v.repeat(len(tiles), *[1] * (v.ndim - 1))
                 for k, v in c.items()
             }
-            made = apply_model(
+            predicted = apply_model(
                 torch.cat([x[tile] for tile in tiles]), t.repeat(len(tiles)), **given
             )
-            for tile, part in zip(tiles, made.chunk(len(tiles)), strict=True):
+            for tile, part in zip(tiles, predicted.chunk(len(tiles)), strict=True):
                 out[tile] = part
         return out
 
@@ -120,10 +120,10 @@ class TestRows:
             assert_same(sample(guide(watched, positives)), at_once)
             assert_only_positive_rows_changed(calls)
 
-    def test_rows_that_nobody_tells_are_an_error(
+    def test_rows_without_a_conditioning_are_an_error(
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
-        """A wrapper that hands on the text of a row, but all of the rest."""
+        """A wrapper passes on the text of one row, but everything else of all rows."""
 
         def careless(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
             x, t, c = args["input"], args["timestep"], args["c"]
@@ -210,15 +210,15 @@ class TestRows:
             return torch.cat(queries), torch.cat(keys), torch.cat(keys)
 
         def join(out: Any, extra: Any) -> Any:
-            order, made, begin = extra["cond_or_uncond"], [], 0
+            order, joined, begin = extra["cond_or_uncond"], [], 0
             each, n = len(out) // len(order), 0
             while n < len(order):
                 count = 1 if order[n] == 1 else len(texts)
-                made.append(out[begin : begin + count * each].unflatten(0, (count, each)).mean(0))
+                joined.append(out[begin : begin + count * each].unflatten(0, (count, each)).mean(0))
                 begin += count * each
                 del order[n : n + count - 1]
                 n += 1
-            return torch.cat(made)
+            return torch.cat(joined)
 
         def regions(model: Any) -> Any:
             patched = model.clone()
@@ -240,7 +240,7 @@ class TestRows:
         nothing = first_attention(plain)
         added = [first_attention(m) - nothing for m in (regions(plain), ours(plain), both)]
         assert added[0].abs().max() > 0 and added[1].abs().max() > 0
-        assert_same(added[2], added[0] + added[1], share=1e-5)
+        assert_same(added[2], added[0] + added[1], tolerance=1e-5)
 
 
 class TestTiles:
@@ -264,7 +264,8 @@ class TestTiles:
 
             start = torch.zeros_like(x)
             sampler = comfy.samplers.KSAMPLER(feed)
-            size = {"width": 128, "height": 128}  # which SDXL is told, of the whole picture
+            # SDXL is conditioned on the size of the whole picture.
+            size = {"width": 128, "height": 128}
             guider = guide(model, cond(POSITIVE, **size), cond(NEGATIVE, **size))
             guider.sample(start, start, sampler, torch.tensor([8.0, 0.0]), disable_pbar=True)
             return seen[0]
@@ -285,12 +286,10 @@ class TestTiles:
                 moved = [b if b[0] < b[2] and b[1] < b[3] else (0.0,) * 4 for b in moved]
                 part = (..., slice(top, top + height), slice(left, left + width))
                 alone = evaluate(apply(plain, subjects(*moved)), latent[part])
-                assert_same(whole[part], alone, share=1e-5)
+                assert_same(whole[part], alone, tolerance=1e-5)
 
-    def test_a_wrapper_that_says_nothing_of_its_tiles(
-        self, plain: Any, apply: Any, subjects: Any
-    ) -> None:
-        """They are known again by what is in them, unless it was changed."""
+    def test_tiles_of_a_wrapper_without_marks(self, plain: Any, apply: Any, subjects: Any) -> None:
+        """They are recognised by their values, unless the wrapper has changed them."""
 
         def halves(apply_model: Any, args: dict[str, Any], gain: float = 1.0) -> torch.Tensor:
             x, t, c = args["input"], args["timestep"], args["c"]
@@ -307,7 +306,7 @@ class TestTiles:
 
     @pytest.mark.parametrize("side", ["cond", "uncond"])
     def test_windows_of_a_guidance(self, plain: Any, apply: Any, subjects: Any, side: str) -> None:
-        """Sliding Window Guidance evaluates crops through the host, and tells nobody which."""
+        """Sliding Window Guidance evaluates crops through the host, and doesn't say which."""
         seen: list[torch.Tensor] = []
 
         def swg(args: dict[str, Any]) -> torch.Tensor:
@@ -339,7 +338,7 @@ class TestTiles:
             return
         assert torch.equal(boxed[..., :8], nothing[..., :8])
         alone = crops(apply(plain, subjects((0.0, 0.25, 1.0, 0.75))))
-        assert_same(boxed[..., 8:], alone[..., 8:], share=1e-5)
+        assert_same(boxed[..., 8:], alone[..., 8:], tolerance=1e-5)
 
 
 class TestContextWindows:
@@ -348,8 +347,8 @@ class TestContextWindows:
     def test_over_the_picture(
         self, registry: Any, plain: Any, apply: Any, subjects: Any, dim: int, schedule: str
     ) -> None:
-        """In each window the subject is where the whole layout has it, also in one that begins
-        again."""
+        """In each window the subject is where the whole layout has it, also in one that wraps
+        around."""
         covered = torch.zeros(1, 1, 16, 32)
         covered[..., 4:6, 24:] = 1
         model = apply(plain, subjects((0.75, 0.25, 1.0, 0.375)))
@@ -390,7 +389,7 @@ class TestContextWindows:
 
     def test_over_frames(self, registry: Any, plain: Any, apply: Any, subjects: Any) -> None:
         """Each picture of a batch follows its own maps, also where windows overlap: as without
-        windows, since without a motion module no picture knows of the others."""
+        windows, since without a motion module no picture depends on another."""
         auto = subjects(LEFT, RIGHT, auto=(0.5, 1), prompt_tokens=((5, 6), (9,)))
         model = apply(plain, auto)
         expected = sample(guide(model), batch=5)

@@ -1,4 +1,4 @@
-"""The example workflows on a real server: valid for its object_info, and run to their pictures."""
+"""The example workflows on a real server: valid for its object_info, and they run to the end."""
 
 import json
 import os
@@ -45,14 +45,14 @@ class TestEveryWorkflow:
                 assert node["widgets_values"][0] == model["name"]
                 assert model["url"].startswith("https://huggingface.co/") and model["directory"]
 
-    def test_its_inputs_are_there_for_everybody(self, path: Path) -> None:
+    def test_everybody_has_its_inputs(self, path: Path) -> None:
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
         loaded = {n["widgets_values"][0] for n in nodes if n["type"] == "LoadImage"}
         assert loaded == {"example.png"}  # ComfyUI comes with it
         assert any("https://huggingface.co/" in n["widgets_values"][0] for n in nodes
                    if n["type"] == "MarkdownNote")  # fmt: skip
 
-    def test_its_references_are_different_things(self, path: Path) -> None:
+    def test_its_references_are_named(self, path: Path) -> None:
         """The title of each says what to choose, and the note too."""
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
         (layout,) = (n["widgets_values"][2] for n in nodes if n["type"] == "MSDLayout")
@@ -72,10 +72,10 @@ class TestEveryWorkflow:
         graph = json.loads(path.read_text(encoding="utf-8"))
         nodes = {node["id"]: node for node in graph["nodes"]}
         assert len(nodes) == len(graph["nodes"])
-        for link, source, slot, target, place, kind in graph["links"]:
+        for link, source, slot, target, entry, kind in graph["links"]:
             assert link in nodes[source]["outputs"][slot]["links"]
             assert nodes[source]["outputs"][slot]["type"] == kind
-            assert nodes[target]["inputs"][place]["link"] == link
+            assert nodes[target]["inputs"][entry]["link"] == link
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -92,14 +92,14 @@ class TestWorkflow:
             text = text.replace(f'"{theirs}"', f'"{ours}"')
         (tmp_path / "ui.json").write_text(text, encoding="utf-8")
         for form in ("api.json", "ui.json"):
-            told = subprocess.run(
+            done = subprocess.run(
                 ["comfy", "--skip-prompt", "--json", "workflow", "validate", "--workflow",
                  str(tmp_path / form), "--input", str(info)],
                 capture_output=True, text=True, check=False,
                 env={**os.environ, "DO_NOT_TRACK": "1"},
             )  # fmt: skip
-            assert told.returncode == 0, told.stdout + told.stderr
-            assert json.loads(told.stdout)["ok"] is True
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert json.loads(done.stdout)["ok"] is True
 
     def test_runs_and_the_subjects_show(self, server: Server, path: Path) -> None:
         prompt = load(server, path)

@@ -1,4 +1,4 @@
-"""The commands of the lab: help, and a sentence instead of a trace."""
+"""The commands of the lab: help, and a sentence instead of a traceback."""
 
 import sys
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def test_report_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert f"{tmp_path} has no pictures of ['masks']. Sample them first" in str(error)
 
 
-def test_a_stage_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_before_one_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = ("train", "--stage", "judge", "--work", tmp_path)
     error = run(COMMANDS["lab.training"], monkeypatch, *train)
     assert "vae.pt doesn't exist. Train it first: python -m lab.training train" in str(error)

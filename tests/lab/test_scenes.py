@@ -83,7 +83,7 @@ def test_captions_name_shapes_and_on_request_looks() -> None:
     assert TEXTURES[int(looks.texture[0])] in full and COLOURS[int(looks.colour[1])] in full
 
 
-def test_backgrounds_are_told_by_their_mean_colour() -> None:
+def test_backgrounds_are_recognised_by_their_mean_colour() -> None:
     scenes = draw_scenes(64, seeded(9))
     for picture, sprites, kind in zip(
         scenes.picture, scenes.sprites, scenes.background, strict=True
@@ -92,12 +92,12 @@ def test_backgrounds_are_told_by_their_mean_colour() -> None:
         assert (BACKGROUND_COLOURS - mean).norm(dim=1).argmin() == kind
 
 
-def test_references_show_the_looks_on_plain_ground() -> None:
+def test_references_depend_on_the_seed() -> None:
     looks = draw_looks(8, seeded(10)).flat()
-    pictures = draw_references(looks, seeded(11))
-    assert pictures.shape == (8 * MAX_SUBJECTS, 3, 64, 64)
-    assert pictures.min() >= 0 and pictures.max() <= 1
-    assert not torch.equal(pictures, draw_references(looks, seeded(12)))
+    references = draw_references(looks, seeded(11))
+    assert references.shape == (8 * MAX_SUBJECTS, 3, 64, 64)
+    assert references.min() >= 0 and references.max() <= 1
+    assert not torch.equal(references, draw_references(looks, seeded(12)))
 
 
 def test_no_box_paints_nothing() -> None:

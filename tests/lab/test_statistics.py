@@ -9,7 +9,7 @@ from lab.evaluation.statistics import difference, mean_and_interval, ratio
 NAN = math.nan
 
 
-def test_what_has_no_meaning_does_not_count() -> None:
+def test_nan_does_not_count() -> None:
     mean, low, high = mean_and_interval([[1.0, NAN], [NAN, NAN], [0.0, 1.0]])
     assert mean == 0.75 and 0.5 <= low <= mean <= high <= 1.0
 

@@ -28,7 +28,7 @@ def assert_same(first: Path, other: Path, stage: str = "tiny", tolerance: float 
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a run's minutes be over after this many steps."""
+    """End a run as if its minutes were over, after this many steps."""
     left = iter([False] * steps + [True])
     monkeypatch.setattr(Trainer, "_is_over", lambda self, start: next(left))
 

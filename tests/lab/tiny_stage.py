@@ -1,4 +1,4 @@
-"""A stage of training that takes a moment: python tiny_stage.py WORK_FOLDER [--minutes M]"""
+"""A stage of training that takes a moment: python tiny_stage.py WORK_FOLDER"""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ SETTINGS = StageSettings("tiny", samples=96, batch=8, micro_batch=4, lr=0.05, wa
 
 
 class TinyTask(Task):
-    """Learns whether random numbers add up to more than nothing; one of two layers, in turn."""
+    """Learns whether random numbers add up to more than zero, with one of two layers in turn."""
 
     unused_parameters = True
 

@@ -97,7 +97,7 @@ test("a box is drawn between any two corners, on the grid", () => {
   assert.ok(near(x1 - x0, MIN_EDGE));
 });
 
-test("snapping goes to the nearest line; twice is as once", () => {
+test("snapping goes to the nearest line, and a second time changes nothing", () => {
   assert.equal(snap(0.3, 0, [4, 8]), 0.25);
   assert.equal(snap(0.3, 1, [4, 10]), 0.3);
   assert.equal(snap(0.37, 1, null), 0.37);

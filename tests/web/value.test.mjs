@@ -101,7 +101,7 @@ test("four numbers in any order read as a box with an area in 0..1", () => {
   assert.deepEqual(readBox([0.9, 0.1, 0.5, 0.5]), [0.5, 0.1, 0.9, 0.5]);
 });
 
-test("a correction is noticed, equal ways to say the same are not", () => {
+test("a correction is noticed, another form of the same value is not", () => {
   const corrected = (...subjects) =>
     wasCorrected(readValue(value(...subjects)).subjects, value(...subjects));
   assert.equal(corrected({ phrase: "cat" }), false);

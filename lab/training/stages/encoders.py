@@ -1,4 +1,4 @@
-"""Stage encoders: the vision tower and the resampler learn to tell the sprites' attributes from
+"""Stage encoders: the vision tower and the resampler learn to read the sprites' attributes from
 references, the text encoders from captions. That is what CLIP brings to SDXL."""
 
 from dataclasses import dataclass

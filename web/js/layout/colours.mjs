@@ -1,5 +1,5 @@
 // The colour of each subject: Okabe and Ito's, which people with colour blindness tell apart, as in
-// the node's preview (nodes/layout_preview.py). No colour is read from a workflow.
+// the node's preview (nodes/layout/preview.py). No colour is read from a workflow.
 
 export const COLOURS = [
   "#E69F00",
