@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .images import to_pil, to_tensor
 from .memo import Memo
-from .subjects import MSDSubjects, Subject, Subjects
+from .subjects import Features, MSDSubjects, Subject, Subjects
 
 # The research code stretches every reference to this before the encoder's own resizing.
 PUBLISHED_SIZE = 512
 _BACKGROUNDS = {"black": 0, "grey": 128}
-_memo = Memo[ClipVisionModel]()
+_memo = Memo[ClipVisionModel, Features]()
 
 
 def prepare_reference(
@@ -109,14 +109,19 @@ class MSDEncodeReferences(io.ComfyNode):
         for subject in subjects.subjects:
             features = _features(clip_vision, subject, fit, background)
             if several_photos == "average":
-                features = features.mean(0, keepdim=True)
+                features = Features(
+                    features.hidden_states.mean(0, keepdim=True),
+                    features.pooled.mean(0, keepdim=True),
+                )
             encoded.append(replace(subject, features=features))
             progress.update(1)
         return io.NodeOutput(replace(subjects, subjects=tuple(encoded)))
 
 
-def _features(clip_vision: ClipVisionModel, subject: Subject, fit: str, background: str) -> Tensor:
-    """[n, P, E] of a subject's n references: the hidden state of the last layer but one."""
+def _features(
+    clip_vision: ClipVisionModel, subject: Subject, fit: str, background: str
+) -> Features:
+    """Of each of a subject's references."""
     masks = subject.reference_masks
     if masks is None:
         masks = [None] * len(subject.references)
@@ -126,13 +131,13 @@ def _features(clip_vision: ClipVisionModel, subject: Subject, fit: str, backgrou
     return _memo.get(clip_vision, prepared, compute=lambda: _encode(clip_vision, prepared))
 
 
-def _encode(clip_vision: ClipVisionModel, references: Tensor) -> Tensor:
+def _encode(clip_vision: ClipVisionModel, references: Tensor) -> Features:
     output = clip_vision.encode_image(references, crop=False)
-    features = output["penultimate_hidden_states"]
-    if features is None:
+    hidden_states = output["penultimate_hidden_states"]
+    if hidden_states is None:
         raise ValueError(
             "clip_vision: this encoder gives no hidden states. Load the CLIP vision model that "
             "the adapter was trained with in Load CLIP Vision; CLIP-ViT-bigG-14 for the released "
             "one."
         )
-    return features.float()
+    return Features(hidden_states.float(), output["image_embeds"].float())

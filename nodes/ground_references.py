@@ -12,14 +12,14 @@ from comfy.sd import CLIP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..msd_core.adapters.family import IMAGE_ENCODERS, Adapter, Needs
+from ..msd_core.adapters.family import IMAGE_ENCODERS, Adapter, Needs, PhraseKind
 from .memo import Memo
-from .subjects import MSDAdapterType, MSDSubjects, Subjects
+from .subjects import Features, MSDAdapterType, MSDSubjects, Subjects
 
 logger = logging.getLogger(__name__)
 
-_tokens = Memo[ModelPatcher]()
-_phrases = Memo[CLIP]()
+_tokens = Memo[ModelPatcher, Tensor]()
+_phrases = Memo[CLIP, Tensor]()
 
 
 class MSDGroundReferences(io.ComfyNode):
@@ -56,26 +56,22 @@ class MSDGroundReferences(io.ComfyNode):
         cls, adapter: ModelPatcher, clip: CLIP, subjects: Subjects, use_grounding: bool = True
     ) -> io.NodeOutput:
         family: Adapter = adapter.model
+        needs = family.needs
         features = [
-            _checked_features(subject.features, family.needs, number)
+            _checked_features(subject.features, needs, number)
             for number, subject in enumerate(subjects.subjects, 1)
         ]
         for number, subject in enumerate(subjects.subjects, 1):
-            if use_grounding and not subject.phrase:
+            if use_grounding and needs.phrase is not None and not subject.phrase:
                 logger.warning("MSD Ground References: subject %d has no phrase.", number)
-        phrases = phrase_embeds(clip, [subject.phrase for subject in subjects.subjects])
-        if phrases.shape[-1] != family.needs.phrase_width:
-            raise ValueError(
-                f"clip: its first text encoder is {phrases.shape[-1]} wide, the adapter needs "
-                f"{family.needs.phrase_width}. Connect the CLIP of an SDXL checkpoint."
-            )
+        phrases = _checked_phrases(clip, needs, [subject.phrase for subject in subjects.subjects])
         grounded = []
         for subject, feature, phrase in zip(subjects.subjects, features, phrases, strict=True):
             # In float32: at half precision the box's Fourier features lose two decimals.
             inputs = (
                 feature.float(),
-                phrase.float().expand(len(feature), -1),
-                torch.tensor([subject.box] * len(feature)),
+                phrase.float().expand(len(feature), *phrase.shape),
+                torch.tensor([subject.box if needs.box else ()] * len(feature)),
             )
             tokens = _tokens.get(
                 adapter, *inputs, str(use_grounding),
@@ -97,42 +93,72 @@ def _image_tokens(
 def phrase_embeds(clip: CLIP, phrases: Sequence[str]) -> Tensor:
     """[S, F]: the pooled output of SDXL's first text encoder (after its final layer norm, at the
     end-of-text token, not projected) for each bare phrase, weights of prompt syntax ignored."""
+    return torch.cat([_phrase(clip, phrase, "pooled") for phrase in phrases])
+
+
+def phrase_tokens(clip: CLIP, phrase: str) -> Tensor:
+    """[L, F]: what all text encoders side by side give as a prompt's text (SDXL's two: their last
+    hidden states but one, not normed) for a bare phrase, at its own L tokens. A phrase too long for
+    the encoder gives all after the begin token of its first part."""
+    return _phrase(clip, phrase, "tokens")
+
+
+def _phrase(clip: CLIP, phrase: str, kind: PhraseKind) -> Tensor:
     if getattr(clip.cond_stage_model, "clip_l", None) is None:
         raise ValueError("clip: it has no CLIP-L. Connect the CLIP of an SDXL checkpoint.")
     # Remembered, so that the text encoder needn't return to the GPU where only boxes have moved.
     weights = str(clip.patcher.patches_uuid)
-    return torch.cat(
-        [_phrases.get(clip, weights, p, compute=partial(_embed, clip, p)) for p in phrases]
-    )
+    return _phrases.get(clip, weights, kind, phrase, compute=partial(_embed, clip, phrase, kind))
 
 
-def _embed(clip: CLIP, phrase: str) -> Tensor:
+def _embed(clip: CLIP, phrase: str, kind: PhraseKind) -> Tensor:
     encoders = clip.cond_stage_model
     encoders.reset_clip_options()
     try:
-        tokens = clip.tokenize(phrase, disable_weights=True)
+        tokens = clip.tokenize(phrase, disable_weights=True, return_word_ids=True)
         clip.load_model(tokens)
         # Projected, the default, is wrong for SDXL: its CLIP-L has no projection weights.
         options = {"projected_pooled": False, "execution_device": clip.patcher.load_device}
-        encoders.clip_l.set_clip_options(options)
-        pooled: Tensor = encoders.clip_l.encode_token_weights(tokens["l"])[1]
+        encoders.set_clip_options(options)
+        if kind == "pooled":
+            pooled: Tensor = encoders.clip_l.encode_token_weights(tokens["l"])[1]
+            return pooled.float()
+        text: Tensor = encoders.encode_token_weights(tokens)[0][0]
     finally:
         encoders.reset_clip_options()
-    return pooled.float()
+    count = sum(word > 0 for part in tokens["l"] for _, _, word in part)  # 0: begin, end, padding
+    return text[: len(tokens["l"][0])][1 : 1 + count].float()
 
 
-def _checked_features(features: Tensor | None, needs: Needs, number: int) -> Tensor:
-    """The image features of subject `number`, if they are what an adapter needs."""
+def _checked_phrases(clip: CLIP, needs: Needs, phrases: Sequence[str]) -> Sequence[Tensor]:
+    """Each subject's phrase as an adapter needs it: pooled [F], tokens [L, F], or [0] without."""
+    if needs.phrase is None:
+        return [torch.empty(0)] * len(phrases)
+    if needs.phrase == "pooled":
+        encoders, embeds = "first text encoder is", [*phrase_embeds(clip, phrases)]
+    else:
+        encoders, embeds = "text encoders are", [phrase_tokens(clip, each) for each in phrases]
+    if (width := embeds[0].shape[-1]) != needs.phrase_width:
+        raise ValueError(
+            f"clip: its {encoders} {width} wide, the adapter needs {needs.phrase_width}. Connect "
+            "the CLIP of an SDXL checkpoint."
+        )
+    return embeds
+
+
+def _checked_features(features: Features | None, needs: Needs, number: int) -> Tensor:
+    """The image features of subject `number` that an adapter needs, if they are as wide."""
     if features is None:
         raise ValueError(
             f"subjects: subject {number} has no image features. Put MSD Encode References between "
             "MSD Layout and this node."
         )
-    if (width := features.shape[-1]) != needs.feature_width:
-        got = IMAGE_ENCODERS.get(width, "another encoder")
+    needed = features.hidden_states if needs.features == "hidden_states" else features.pooled
+    if (width := needed.shape[-1]) != needs.feature_width:
+        got = IMAGE_ENCODERS[needs.features].get(width, "another encoder")
         raise ValueError(
             f"subjects: the adapter needs image features of {needs.image_encoder} "
             f"({needs.feature_width} wide), got those of {got} ({width} wide). Load "
             f"{needs.image_encoder} in Load CLIP Vision."
         )
-    return features
+    return needed

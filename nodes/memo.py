@@ -12,15 +12,16 @@ from torch import Tensor
 from .subjects import MAX_SUBJECTS
 
 Model = TypeVar("Model")
+Result = TypeVar("Result")
 
 
-class Memo(Generic[Model]):
+class Memo(Generic[Model, Result]):
     """A model's latest results by what they were computed from. They go with the model."""
 
     def __init__(self) -> None:
-        self._results: WeakKeyDictionary[Model, OrderedDict[bytes, Tensor]] = WeakKeyDictionary()
+        self._results: WeakKeyDictionary[Model, OrderedDict[bytes, Result]] = WeakKeyDictionary()
 
-    def get(self, model: Model, *inputs: Tensor | str, compute: Callable[[], Tensor]) -> Tensor:
+    def get(self, model: Model, *inputs: Tensor | str, compute: Callable[[], Result]) -> Result:
         """The result for these inputs, remembered or computed. It must not be written to."""
         digest = hashlib.blake2b()
         for value in inputs:

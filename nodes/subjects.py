@@ -13,6 +13,14 @@ Box = tuple[float, float, float, float]  # normalised x0, y0, x1, y1
 
 
 @dataclass(frozen=True)
+class Features:
+    """What an image encoder gives for n references of a subject; adapters need one or the other."""
+
+    hidden_states: Tensor  # [n, P, E], of the last layer but one
+    pooled: Tensor  # [n, E], after the encoder's projection
+
+
+@dataclass(frozen=True)
 class Subject:
     """One subject. Later nodes fill in what earlier ones don't know."""
 
@@ -22,7 +30,7 @@ class Subject:
     references: Tensor  # [n, H, W, 3] in 0..1, n references of it
     reference_masks: Tensor | None = None  # [n, H, W], where in its references the subject is
     region: Tensor | None = None  # [H, W], where in the picture it goes, instead of the box
-    features: Tensor | None = None  # [n, P, E], set by MSDEncodeReferences
+    features: Features | None = None  # of the references, set by MSDEncodeReferences
     image_tokens: Tensor | None = None  # [n, T, C], set by MSDGroundReferences
     token_positions: tuple[int, ...] = ()  # of its phrase in the prompt, set by MSDAutoLayout
     adapter_digest: str | None = None  # of the adapter that gave the image tokens

@@ -3,15 +3,22 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from ..attention.subjects import SubjectMask
 
-# What users call the image encoders, by the width of their features.
-IMAGE_ENCODERS = {1664: "CLIP-ViT-bigG-14", 1280: "CLIP-ViT-H-14", 1024: "CLIP-ViT-L-14"}
+# The image encoder's last hidden states but one, or its pooled and projected output.
+FeatureKind = Literal["hidden_states", "pooled"]
+# CLIP-L's pooled output, or the last hidden states but one of all text encoders side by side.
+PhraseKind = Literal["pooled", "tokens"]
+# What users call the image encoders, by the width of their features: one width stands for two.
+IMAGE_ENCODERS: dict[FeatureKind, dict[int, str]] = {
+    "hidden_states": {1664: "CLIP-ViT-bigG-14", 1280: "CLIP-ViT-H-14", 1024: "CLIP-ViT-L-14"},
+    "pooled": {1280: "CLIP-ViT-bigG-14", 1024: "CLIP-ViT-H-14", 768: "CLIP-ViT-L-14"},
+}
 # (query [B, N, C], key, value [B or 1, heads, K, d], mask) -> [B, N, C], what the attention of the
 # covered queries to the image tokens adds to that to the text.
 Rule = Callable[[Tensor, Tensor, Tensor, SubjectMask], Tensor]
@@ -21,9 +28,12 @@ Rule = Callable[[Tensor, Tensor, Tensor, SubjectMask], Tensor]
 class Needs:
     """What an adapter needs to make a subject's image tokens."""
 
+    features: FeatureKind
+    feature_width: int  # E
     image_encoder: str  # the name that users know it by
-    feature_width: int  # E, of the encoder's last hidden state but one
-    phrase_width: int  # F, of CLIP-L's pooled output for the phrase
+    phrase: PhraseKind | None  # None: the text encoder isn't asked
+    phrase_width: int  # F, 0 without a phrase
+    box: bool  # it guides what is taken from the reference; it places the subject anyway
 
 
 class Adapter(Protocol):
@@ -49,8 +59,9 @@ class Adapter(Protocol):
         """Image tokens [n, T, C].
 
         Args:
-            features: [n, P, E] float32. phrases: [n, F] float32.
-            boxes: [n, 4], normalised x0, y0, x1, y1.
+            features: hidden states [n, P, E] or pooled [n, E], float32.
+            phrases: pooled [n, F], L tokens [n, L, F], or [n, 0] without; float32.
+            boxes: [n, 4], normalised x0, y0, x1, y1, or [n, 0] without.
             use_grounding: let phrase and box guide what is taken from the reference.
         """
         ...

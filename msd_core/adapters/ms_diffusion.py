@@ -75,8 +75,16 @@ class MSAdapter(nn.Module):
         # They never influence inference (docs/method.md, section 4); files have them.
         self.dummy_image_tokens = nn.Parameter(dummy_image_tokens, requires_grad=False)
         sizes = resampler.sizes
-        encoder = IMAGE_ENCODERS.get(sizes.embedding_dim, "another encoder")
-        self.needs = Needs(encoder, sizes.embedding_dim, sizes.phrase_embeddings_dim)
+        self.needs = Needs(
+            features="hidden_states",
+            feature_width=sizes.embedding_dim,
+            image_encoder=IMAGE_ENCODERS["hidden_states"].get(
+                sizes.embedding_dim, "another encoder"
+            ),
+            phrase="pooled",
+            phrase_width=sizes.phrase_embeddings_dim,
+            box=True,
+        )
 
     @property
     def resampler(self) -> GroundingResampler:

@@ -75,7 +75,7 @@ def test_reads_both_forms_in_every_type(flat, tmp_path, dtype, suffix):
 def test_sizes_come_from_the_shapes(adapter, released):
     loaded = load_adapter(released)
     assert loaded.resampler.sizes == adapter.resampler.sizes
-    assert loaded.needs == Needs("another encoder", 24, 20)
+    assert loaded.needs == Needs("hidden_states", 24, "another encoder", "pooled", 20, True)
     assert loaded.layers == [(width, 40) for width in WIDTHS]
     assert [p.to_v_ip.out_features for p in loaded.projections] == list(WIDTHS)
     assert loaded.dummy_image_tokens.shape == (1, 4, 40)

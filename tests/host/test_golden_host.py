@@ -212,7 +212,7 @@ def test_image_features(pack: Any, tmp_path: Path) -> None:
     subject = kinds.Subject("", (0.0, 0.0, 1.0, 1.0), 1.0, stored_reference("wide")[None])
     encoded = pack.MSDEncodeReferences.execute(vision, kinds.Subjects((subject,)))[0]
     expected = F.outputs("vision/")["penultimate"]
-    features = encoded.subjects[0].features
+    features = encoded.subjects[0].features.hidden_states
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
     last = vision.encode_image(torch.zeros(1, 224, 224, 3))["last_hidden_state"]
     assert (last - expected).abs().max() > 0.1, "the last layer must not pass for the one before"

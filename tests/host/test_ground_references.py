@@ -12,10 +12,12 @@ from models import build_clip
 @pytest.fixture
 def encoded(pack: Any, lay_out: Any) -> Any:
     subjects = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2))[0]
+    features = pack.module("nodes.subjects").Features
     return replace(
         subjects,
         subjects=tuple(
-            replace(s, features=torch.randn(n, 10, 48)) for n, s in enumerate(subjects.subjects, 1)
+            replace(s, features=features(torch.randn(n, 10, 48), torch.randn(n, 16)))
+            for n, s in enumerate(subjects.subjects, 1)
         ),
     )
 
@@ -28,7 +30,7 @@ def test_tokens_are_the_resampler_s(pack: Any, adapters: Any, clip: Any, encoded
     assert {s.adapter_digest for s in grounded} == {adapter.model.digest} != {None}
     embeds = pack.module("nodes.ground_references").phrase_embeds(clip, ["cup"])
     expected = adapter.model.resampler(
-        encoded.subjects[1].features, embeds.expand(2, -1),
+        encoded.subjects[1].features.hidden_states, embeds.expand(2, -1),
         torch.tensor([CUP["box"]] * 2), torch.zeros(2, dtype=torch.bool),
     )  # fmt: skip
     torch.testing.assert_close(grounded[1].image_tokens, expected, atol=1e-5, rtol=0)
@@ -97,7 +99,8 @@ def test_refusals(pack: Any, adapters: Any, clip: Any, encoded: Any, lay_out: An
     node, adapter = pack.MSDGroundReferences, adapters["tiny"]
     with pytest.raises(ValueError, match="subject 1 has no image features"):
         node.execute(adapter, clip, lay_out(layout(CAT), noise_image(1))[0])
-    wide = replace(encoded.subjects[0], features=torch.zeros(1, 257, 1280))
+    huge = pack.module("nodes.subjects").Features(torch.zeros(1, 257, 1280), torch.zeros(1, 1024))
+    wide = replace(encoded.subjects[0], features=huge)
     message = r"needs image features of another encoder \(48 wide\), got those of CLIP-ViT-H-14"
     with pytest.raises(ValueError, match=message):
         node.execute(adapter, clip, replace(encoded, subjects=(wide,)))
@@ -117,7 +120,12 @@ def test_wrong_encoder_is_named_for_the_release(pack: Any) -> None:
     check = pack.module("nodes.ground_references")._checked_features
     needs = pack.module("msd_core.adapters.family").Needs
     with pytest.raises(ValueError) as caught:
-        check(torch.zeros(1, 257, 1280), needs("CLIP-ViT-bigG-14", 1664, 768), 2)
+        features = pack.module("nodes.subjects").Features
+        check(
+            features(torch.zeros(1, 257, 1280), torch.zeros(1, 1024)),
+            needs("hidden_states", 1664, "CLIP-ViT-bigG-14", "pooled", 768, True),
+            2,
+        )
     assert str(caught.value) == (
         "subjects: the adapter needs image features of CLIP-ViT-bigG-14 (1664 wide), got those "
         "of CLIP-ViT-H-14 (1280 wide). Load CLIP-ViT-bigG-14 in Load CLIP Vision."
