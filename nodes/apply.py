@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..msd_core.adapters.family import Adapter
 from ..msd_core.attention.subjects import weighted_values
-from ..msd_core.models.unet import CrossAttention, check_fit, cross_attentions, module_shapes
+from ..msd_core.models.unet import Block, CrossAttention, check_fit, cross_attentions, module_shapes
 from .sampling.image_branch import ImageBranch
 from .sampling.unet_patch import SubjectAttentionPatch
 from .subjects import MSDAdapterType, MSDSubjects, Subject, Subjects
@@ -94,18 +94,20 @@ class MSDApply(io.ComfyNode):
             raise ValueError(f"adapter: it doesn't fit this model: {error}.") from error
         tokens = _image_tokens(subjects, family, attentions[0].context)
         indices = [n for n, each in enumerate(tokens) for _ in each]
+        every, scales = torch.cat(tokens), torch.tensor([weights[n] for n in indices])
+        blocks = [attention.block for attention in attentions]
+        comfy.model_management.load_model_gpu(adapter)
+        blank = family.blank_image_tokens()
         branch = ImageBranch(
-            dict(
-                zip(
-                    [attention.block for attention in attentions],
-                    _keys_values(adapter, tokens, [weights[n] for n in indices]),
-                    strict=True,
-                )
-            ),
+            _keys_values(adapter, blocks, every, scales),
             family.rule,
             replace(subjects, subjects=tuple(map(_without_references, subjects.subjects))),
             indices,
-        )
+            # In each subject's place, since a softmax over equal tokens is that over one of them:
+            # so the positive rows' coverages hold, and so do their weights.
+            None if blank is None
+            else _keys_values(adapter, blocks, blank.expand_as(every), scales),
+        )  # fmt: skip
         unique_id = cls.hidden.unique_id if cls.hidden else None
         patch = SubjectAttentionPatch(branch, start_percent, end_percent, unique_id)
         patch.put_on(patched.model_options)
@@ -158,18 +160,20 @@ def _image_tokens(subjects: Subjects, family: Adapter, width: int) -> list[Tenso
 
 
 def _keys_values(
-    adapter: ModelPatcher, tokens: Sequence[Tensor], weights: Sequence[float]
-) -> list[tuple[Tensor, Tensor]]:
-    """Key and value [K, width] of each cross-attention on the CPU, for all image tokens; weights:
-    of each set of them."""
-    comfy.model_management.load_model_gpu(adapter)
+    adapter: ModelPatcher, blocks: Sequence[Block], tokens: Tensor, weights: Tensor
+) -> dict[Block, tuple[Tensor, Tensor]]:
+    """Key and value [K, width] of each cross-attention on the CPU, by an adapter that is loaded.
+
+    Args:
+        blocks: of the cross-attentions, in the order of adapter files.
+        tokens: [S, T, C], sets of image tokens. weights: [S].
+    """
     family: Adapter = adapter.model
-    every = torch.cat(tuple(tokens)).flatten(0, 1).to(adapter.load_device, torch.float32)
-    scales = torch.tensor(weights)
-    return [
-        (key.cpu(), weighted_values(value, scales).cpu())
-        for key, value in family.keys_and_values(every)
-    ]
+    projected = family.keys_and_values(tokens.flatten(0, 1).to(adapter.load_device, torch.float32))
+    return {
+        block: (key.cpu(), weighted_values(value, weights).cpu())
+        for block, (key, value) in zip(blocks, projected, strict=True)
+    }
 
 
 def _without_references(subject: Subject) -> Subject:

@@ -66,6 +66,11 @@ class Adapter(Protocol):
         """
         ...
 
+    def blank_image_tokens(self) -> Tensor | None:
+        """[T, C], what the rows of negative (all but the positive) conditionings get in place of
+        each subject's image tokens; None leaves those rows as they are."""
+        ...
+
     def keys_and_values(self, image_tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Key and value [..., K, width] of each cross-attention, in released order, for the image
         tokens [..., K, C] of all subjects."""

@@ -178,5 +178,8 @@ class MSAdapter(nn.Module):
         drop = torch.full((len(features),), not use_grounding, device=features.device)
         return self.resampler(features, phrases, boxes, drop)
 
+    def blank_image_tokens(self) -> None:
+        return None
+
     def keys_and_values(self, image_tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [projection(image_tokens) for projection in self.projections]

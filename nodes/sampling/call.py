@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...msd_core.models.unet import Block
-from .conditionings import Row, positive_parts
+from .conditionings import Row, row_parts
 from .image_branch import ImageBranch, Layer
 from .run import Run
 
@@ -36,7 +36,7 @@ def add_image_branches(layer: Layer, out: Tensor, q: Tensor, k: Tensor, couple_l
 
     Args:
         out: [B, N, C], the text attention's output. q: [B, N, C]. k: [B, K, C].
-        couple_length: as in `positive_parts`.
+        couple_length: as in `row_parts`.
     Raises:
         ValueError: another node has changed the queries.
     """
@@ -47,5 +47,8 @@ def add_image_branches(layer: Layer, out: Tensor, q: Tensor, k: Tensor, couple_l
                 f"MSD Apply: another node changed the {layer.height * layer.width} queries of "
                 f"block {layer.block} to {q.shape[1]}, so the subjects can't be placed in them."
             )
-        for part in positive_parts(call.rows, call.batch, call.order, q, couple_length):
-            call.branch.add(call.run, part, layer, out, q, k)
+        branch = call.branch
+        for part in row_parts(
+            call.rows, call.batch, call.order, q, couple_length, branch.acts_on_all
+        ):
+            branch.add(call.run, part, layer, out, q, k)

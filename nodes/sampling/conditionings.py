@@ -27,7 +27,7 @@ COND, UNCOND = 0, 1  # in the host's cond_or_uncond
 class Conditioning:
     """One conditioning of a run."""
 
-    positive: int | None  # which of the positive ones; None for any other
+    positive: int | None  # which of the positive ones; None for any other, called negative here
     text: Tensor | None = None  # [1, K, C], which the host may repeat to its neighbours' length
 
     @property
@@ -105,19 +105,24 @@ def is_marked(conds: Sequence[Any]) -> bool:
 
 
 def read_rows(
-    marks: Tensor, x: Tensor, conditionings: Sequence[Conditioning], latent: SampledLatent
+    marks: Tensor,
+    x: Tensor,
+    conditionings: Sequence[Conditioning],
+    latent: SampledLatent,
+    acts_on_all: bool,
 ) -> tuple[Row, ...]:
     """The rows of a latent x [B, C, H, W] that the model is called with.
 
     Args:
         marks: what has become of the conditionings' `RowsCond`.
         latent: the sampler's.
+        acts_on_all: a branch acts on the negative conditionings' rows too.
     Raises:
-        ValueError: a positive conditioning is among them, and its rows can't be told.
+        ValueError: a branch acts on some of them, and their rows can't be told.
     """
     given = marks[..., 0].tolist()
     of_rows = [conditionings[index] for index, *_ in given]
-    if all(conditioning.positive is None for conditioning in of_rows):
+    if not any(acts_on(conditioning, acts_on_all) for conditioning in of_rows):
         return tuple(Row(conditioning, UNKNOWN, None) for conditioning in of_rows)
     if len(marks) != len(x):
         raise ValueError(
@@ -127,37 +132,50 @@ def read_rows(
     rows: list[Row] = []
     for n, (conditioning, (_, picture, *area)) in enumerate(zip(of_rows, given, strict=True)):
         window = None
-        if conditioning.positive is not None:
+        if acts_on(conditioning, acts_on_all):
             window = latent.window_of(x[n], picture, area)
         rows.append(Row(conditioning, picture, window))
     return tuple(rows)
 
 
-_GUESSED, _NOBODYS = Conditioning(0), Conditioning(None)
+_GUESSED, _GUESSED_NEGATIVE, _NOBODYS = Conditioning(0), Conditioning(None), Conditioning(None)
+
+
+def acts_on(conditioning: Conditioning, acts_on_all: bool) -> bool:
+    """Whether a branch acts on a conditioning's rows: on the positive ones', or on all."""
+    return conditioning.positive is not None or (acts_on_all and conditioning is not _NOBODYS)
 
 
 def guess_rows(transformer_options: Mapping[str, Any], x: Tensor) -> tuple[Row, ...]:
     """Rows of a call whose conditionings carry no mark: outside a sampling run the first is the
     positive, as everywhere in the host; inside one, a pack evaluates something of its own."""
     inside = "sample_sigmas" in transformer_options
+    guessed = {} if inside else {COND: _GUESSED, UNCOND: _GUESSED_NEGATIVE}
     order = transformer_options.get("cond_or_uncond", ())
     return tuple(
-        Row(_GUESSED if index == COND and not inside else _NOBODYS, picture, None)
+        Row(guessed.get(index, _NOBODYS), picture, None)
         for index in order
         for picture in range(len(x) // len(order))
     )
 
 
-def positive_parts(
-    rows: tuple[Row, ...], batch: int, order: Sequence[int], q: Tensor, couple_length: int
+def row_parts(
+    rows: tuple[Row, ...],
+    batch: int,
+    order: Sequence[int],
+    q: Tensor,
+    couple_length: int,
+    acts_on_all: bool,
 ) -> list[Part]:
-    """Rows of an attention's query q [B, N, C] that belong to positive conditionings.
+    """Rows of an attention's query q [B, N, C] that a branch acts on; those of the positive
+    conditionings first, since auto layout follows them in all others.
 
     Args:
         rows: of the call of the model. batch: pictures of the run.
         order: the host's cond_or_uncond of that call.
         couple_length: length of the order that an attention-couple pack, which enlarges the batch,
             says it now has.
+        acts_on_all: the branch acts on the negative conditionings' rows too.
     Raises:
         ValueError: another pack has changed the batch in a way of its own.
     """
@@ -170,10 +188,12 @@ def positive_parts(
         conditioning, _, window = rows[begin]
         if end < len(rows) and rows[end][0] is conditioning and rows[end][2] == window:
             continue
-        if conditioning.positive is not None:
+        if acts_on(conditioning, acts_on_all):
             pictures = tuple(picture for _, picture, _ in rows[begin:end])
             parts.append(Part(slice(begin, end), conditioning, pictures, batch, window, own_text))
         begin = end
+    if acts_on_all:
+        parts.sort(key=lambda part: part.conditioning.positive is None)
     return parts
 
 

@@ -1,6 +1,7 @@
 """The image branch of one MSD Apply: what it adds to each text cross-attention."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ...msd_core.adapters.family import Rule
 from ...msd_core.attention.covered import EVERY_QUERY, CoveredQueries, covered_queries
 from ...msd_core.attention.phrase_maps import AutoLayout, phrase_maps, restore_boxes
-from ...msd_core.attention.subjects import SubjectMask, split_heads, subject_mask
+from ...msd_core.attention.subjects import split_heads, subject_mask
 from ...msd_core.models.unet import Block
 from ...msd_core.phrases import phrase_positions, token_weights
 from ..subjects import AutoLayoutSettings, Subjects
@@ -37,6 +38,8 @@ class ImageBranch:
         subjects: their boxes, regions and phrases.
         subject_indices: of each set of image tokens, the index of its subject; several references
             of one subject are several sets under the same coverage.
+        blank_keys_values: what the rows of negative conditionings get instead, blank image tokens
+            in each subject's place; None leaves those rows as they are.
     """
 
     def __init__(
@@ -45,12 +48,19 @@ class ImageBranch:
         rule: Rule,
         subjects: Subjects,
         subject_indices: Sequence[int],
+        blank_keys_values: Mapping[Block, KeyValue] | None = None,
     ) -> None:
         self.keys_values = keys_values
+        self.blank_keys_values = blank_keys_values or {}
         self.rule = rule
         self.subjects = subjects
         self.subject_indices = list(subject_indices)
         self.tokens = next(iter(keys_values.values()))[0].shape[0] // len(self.subject_indices)
+
+    @property
+    def acts_on_all(self) -> bool:
+        """Whether it acts on the rows of all conditionings, not on the positive ones' alone."""
+        return bool(self.blank_keys_values)
 
     def add(self, run: Run, part: Part, layer: Layer, out: Tensor, q: Tensor, k: Tensor) -> None:
         """Add the branch to some rows of a text attention's output, in place.
@@ -62,23 +72,30 @@ class ImageBranch:
         query = q[part.rows]
         grid = self._grid_coverage(run, part, layer, query)
         queries, mask = grid.queries, grid.mask
-        if self.subjects.auto_layout is not None:
-            followed = self._follow(self.subjects.auto_layout, run, part, layer, query, k, grid)
+        auto = self.subjects.auto_layout
+        if auto is not None:
+            if part.conditioning.positive is None:
+                followed = self._follow_positives(auto, run, part, layer, grid)
+            else:
+                followed = self._follow(auto, run, part, layer, query, k, grid)
             if followed is not None:
-                queries, mask = EVERY_QUERY, followed
+                queries, mask = EVERY_QUERY, subject_mask(followed, self.tokens, query.dtype)
         if not run.acts or mask.scores.numel() == 0:
             return
-        image = self.rule(queries.take(query), *self._keys_values(run, layer, query), mask)
+        key, value = self._keys_values(run, part, layer, query)
+        image = self.rule(queries.take(query), key, value, mask)
         # Another pack's attention may give another type.
         queries.add(out[part.rows], image.to(out.dtype))
 
-    def _keys_values(self, run: Run, layer: Layer, query: Tensor) -> KeyValue:
+    def _keys_values(self, run: Run, part: Part, layer: Layer, query: Tensor) -> KeyValue:
         """A layer's key and value [1, heads, K, d], moved to the query's device once a run."""
-        cached = layer.block, query.device, query.dtype
+        positive = part.conditioning.positive is not None
+        cached = layer.block, positive, query.device, query.dtype
         if cached not in run.keys_values:
+            of_blocks = self.keys_values if positive else self.blank_keys_values
             key, value = (
                 split_heads(cast_to_device(x[None], query.device, query.dtype), layer.heads)
-                for x in self.keys_values[layer.block]
+                for x in of_blocks[layer.block]
             )
             run.keys_values[cached] = key, value
         return run.keys_values[cached]
@@ -112,9 +129,9 @@ class ImageBranch:
         query: Tensor,
         text_key: Tensor,
         grid: GridCoverage,
-    ) -> SubjectMask | None:
-        """Auto layout: a mask of where the text attention looks at the phrases; None where the
-        boxes stay."""
+    ) -> Tensor | None:
+        """Auto layout: the coverage [B, sets of image tokens, N] by where the text attention looks
+        at the phrases; None where the boxes stay."""
         if not part.own_text:
             run.warn(
                 "MSD Auto Layout: another node puts texts of its own beside the positive prompt's, "
@@ -140,12 +157,33 @@ class ImageBranch:
                     each.step = run.step
         if run.step < settings.start_step:
             return None
+        return self._followed(layouts, positions, grid)
+
+    def _follow_positives(
+        self, settings: AutoLayoutSettings, run: Run, part: Part, layer: Layer, grid: GridCoverage
+    ) -> Tensor | None:
+        """Auto layout in a negative conditioning's rows: all that the positive ones follow in the
+        same part of the latent; up to the step before, where the host evaluates those later."""
+        if run.step < settings.start_step:
+            return None
+        followed: list[Tensor] = []
+        for conditioning, positions in run.token_positions.items():
+            of_positive = replace(part, conditioning=conditioning)
+            layouts = self._step_layouts(settings, run, of_positive, layer)
+            if all(each.step for each in layouts):
+                followed.append(self._followed(layouts, positions, grid))
+        return torch.stack(followed).amax(0) if followed else None
+
+    def _followed(
+        self, layouts: list[StepLayout], positions: list[tuple[int, ...]], grid: GridCoverage
+    ) -> Tensor:
+        """Coverage by auto layout; by the boxes where a phrase has no `positions`."""
         coverages = [each.layout.coverage() for each in layouts]
         coverage = coverages[0] if len(coverages) == 1 else torch.cat(coverages)
         coverage = coverage.to(grid.coverage)
         missing = [n for n, index in enumerate(self.subject_indices) if not positions[index]]
         restore_boxes(coverage, grid.coverage, grid.queries, missing)
-        return subject_mask(coverage, self.tokens, query.dtype)
+        return coverage
 
     def _step_layouts(
         self, settings: AutoLayoutSettings, run: Run, part: Part, layer: Layer

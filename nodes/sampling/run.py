@@ -47,8 +47,8 @@ class Run:
     step: int = 0  # counted from 1
     sigma: float = float("inf")  # of the last call
 
-    # By block, device and type of the query
-    keys_values: dict[tuple[Block, torch.device, torch.dtype], KeyValue] = field(
+    # By block, whether they are for positive rows, device and type of the query
+    keys_values: dict[tuple[Block, bool, torch.device, torch.dtype], KeyValue] = field(
         default_factory=dict
     )
     # By height, width and window of the grid, device and type of the query

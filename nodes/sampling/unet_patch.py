@@ -22,6 +22,7 @@ from .conditionings import (
     CONDITIONINGS,
     ROWS,
     Row,
+    acts_on,
     guess_rows,
     is_marked,
     mark,
@@ -188,7 +189,7 @@ class SubjectAttentionPatch:
         positive = any(row.conditioning.positive is not None for row in rows)
         sampling.saw_positive = bool(sampling.saw_positive or positive)
         under_way = calls.get()
-        if positive:
+        if any(acts_on(row.conditioning, self.branch.acts_on_all) for row in rows):
             self._enter_step(sampling.run, options)
             # Auto layout looks on from the first step, also while the subjects don't act yet.
             if sampling.run.acts or self.branch.subjects.auto_layout is not None:
@@ -257,7 +258,10 @@ def _rows_of(
                 if sampling is not None
                 else SampledLatent(len(x), (x.shape[-2], x.shape[-1]))
             )
-            return read_rows(marks.cpu(), x, conditionings, latent)
+            # They are read once, for all MSD Applies.
+            patches = transformer_options.get(_SAMPLINGS, {})
+            acts_on_all = any(patch.branch.acts_on_all for patch in patches)
+            return read_rows(marks.cpu(), x, conditionings, latent, acts_on_all)
         if sampling is not None and sampling.evaluated is not None:
             raise ValueError("the model is called without what belongs to its conditionings")
     except ValueError as error:

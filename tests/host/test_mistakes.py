@@ -71,8 +71,8 @@ def test_negative_rows_get_the_branch(check: Any, pack: Any, monkeypatch: Any) -
 
 def test_rows_in_the_wrong_order(check: Any, pack: Any, monkeypatch: Any) -> None:
     call = pack.module("nodes.sampling.call")
-    right = call.positive_parts
-    monkeypatch.setattr(call, "positive_parts", lambda rows, *rest: right(rows[::-1], *rest))
+    right = call.row_parts
+    monkeypatch.setattr(call, "row_parts", lambda rows, *rest: right(rows[::-1], *rest))
     caught(check, "two")
 
 
