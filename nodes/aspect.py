@@ -5,17 +5,21 @@ from .node_text import show_warnings
 # Latents are rounded to 8 pixels, by some nodes to 64 or to a usual size of SDXL. That boxes are
 # stretched by less than this is hardly seen.
 MAX_STRETCH = 1.1
-LATENT_PIXELS = 8  # of the picture, to a cell of SDXL's latent
 
 
 def warn_of_aspect(
-    size: tuple[int, int] | None, latent_size: tuple[int, int], unique_id: str | None
+    node: str,
+    size: tuple[int, int] | None,
+    latent_size: tuple[int, int],
+    pixels: int,
+    unique_id: str | None,
 ) -> None:
-    """Say on MSD Apply (its id, None outside a prompt) if the layout is stretched.
+    """Say on a node (its name and id, None outside a prompt) if the layout is stretched.
 
     Args:
         size: width and height of the layout in pixels, None if it isn't known.
         latent_size: height and width of the whole latent of a sampling run.
+        pixels: of the picture's edges, to a cell of the latent.
     """
     if size is None:
         return
@@ -24,9 +28,9 @@ def warn_of_aspect(
     warnings = []
     if not 1 / MAX_STRETCH < stretch < MAX_STRETCH:
         warnings.append(
-            f"the layout is {width} x {height} pixels, the sampled latent {w * LATENT_PIXELS} x "
-            f"{h * LATENT_PIXELS}, so the boxes are stretched. Set width and height of MSD "
+            f"the layout is {width} x {height} pixels, the sampled latent {w * pixels} x "
+            f"{h * pixels}, so the boxes are stretched. Set width and height of MSD "
             "Layout to the latent's, or, where it is a crop, crop the subjects with MSD Crop "
             "Subjects."
         )
-    show_warnings("MSD Apply", unique_id, warnings)
+    show_warnings(node, unique_id, warnings)

@@ -64,6 +64,12 @@ def backend_of(model_options: Mapping[str, Any]) -> str | None:
     return (model_options.get(TORCH_COMPILE_KWARGS) or {}).get("backend")
 
 
+def is_compiled(transformer_options: Mapping[str, Any]) -> bool:
+    """Whether TorchCompileModel compiles the model."""
+    wrappers = transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    return COMPILE_KEY in wrappers
+
+
 def keeps_earlier_runs(
     transformer_options: Mapping[str, Any], backend: str | None, has_other_patches: bool
 ) -> bool:
@@ -74,8 +80,7 @@ def keeps_earlier_runs(
     Args:
         has_other_patches: other packs have replaced attentions.
     """
-    wrappers = transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    return COMPILE_KEY in wrappers and (
+    return is_compiled(transformer_options) and (
         backend == "cudagraphs"
         or optimized_attention is not attention_pytorch  # others measure memory, and break graphs
         or has_other_patches
@@ -84,15 +89,15 @@ def keeps_earlier_runs(
     )
 
 
-def uncompiled() -> AbstractContextManager[Any]:
-    """Runs the model uncompiled.
+def uncompiled(node: str) -> AbstractContextManager[Any]:
+    """Runs the model uncompiled, for a node of this name.
 
     Raises:
         ValueError: this PyTorch can't.
     """
     if not hasattr(torch.compiler, "set_stance"):
         raise ValueError(
-            "MSD Apply: what TorchCompileModel compiles would keep the subjects of an earlier run, "
+            f"{node}: what TorchCompileModel compiles would keep the subjects of an earlier run, "
             f"and PyTorch {torch.__version__} can't run it uncompiled (2.6 and newer can). Bypass "
             "TorchCompileModel."
         )

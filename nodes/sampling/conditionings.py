@@ -74,8 +74,10 @@ class RowsCond(comfy.conds.CONDRegular):
             if many:
                 rows[:, 1] = UNKNOWN
         if area is not None:
+            frames = len(area) // 2 - 2  # a latent with frames has them first, in both halves
+            spatial = (*area[frames : frames + 2], *area[-2:])
             rows = rows.clone()
-            rows[:, 2:, 0] = torch.tensor(area, dtype=rows.dtype)
+            rows[:, 2:, 0] = torch.tensor(spatial, dtype=rows.dtype)
         return RowsCond(rows)
 
 

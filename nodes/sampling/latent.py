@@ -16,7 +16,7 @@ UNKNOWN = -1  # which picture of the batch a row shows
 
 @dataclass
 class SampledLatent:
-    """The latent [B, C, H, W] of a sampling run."""
+    """The latent [B, C, H, W] or [B, C, T, H, W] of a sampling run."""
 
     batch: int
     size: tuple[int, int]  # height and width
@@ -24,7 +24,7 @@ class SampledLatent:
     window: Window | None = None  # the part of it that the host evaluates; None for all
 
     def window_of(self, row: Tensor, picture: int, area: Sequence[int]) -> Window | None:
-        """The part that a row [C, h, w] of a call shows, None for all of it.
+        """The part that a row [C, h, w] or [C, T, h, w] of a call shows, None for all of it.
 
         Args:
             picture: of the batch, or UNKNOWN.
@@ -75,10 +75,11 @@ class SampledLatent:
 
 
 def _find(part: Tensor, whole: Tensor) -> list[tuple[int, int]]:
-    """Row and column of the upper left corner wherever a part [C, h, w] occurs in a latent
-    [C, H, W]."""
-    (_, height, width), (_, rows, columns) = part.shape, whole.shape
-    if height > rows or width > columns:
+    """Row and column of the upper left corner wherever a part [..., h, w] occurs in a latent
+    [..., H, W]."""
+    part, whole = part.flatten(0, -3), whole.flatten(0, -3)
+    (channels, height, width), (_, rows, columns) = part.shape, whole.shape
+    if channels != len(whole) or height > rows or width > columns:
         return []
     corners = whole[:, : rows - height + 1, : columns - width + 1]
     candidates = (corners == part[:, :1, :1]).all(0).nonzero().tolist()

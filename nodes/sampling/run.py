@@ -1,5 +1,5 @@
-"""What one MSD Apply remembers during a sampling run: the step clock, and results that hold for
-several calls of the model."""
+"""What a node's patch remembers during a sampling run: the step clock, and for MSD Apply results
+that hold for several calls of the model."""
 
 import logging
 from dataclasses import dataclass, field
@@ -39,32 +39,13 @@ class StepLayout:
 
 
 @dataclass
-class Run:
-    """The step clock of one sampling run, and its caches."""
+class StepClock:
+    """Which step of a sampling run it is, and whether the subjects act in it."""
 
     sigmas: list[float]  # the schedule; empty outside a sampling run
     sigma_range: tuple[float, float] = (SIGMA_AT_START, 0.0)  # the subjects act from, down to
     step: int = 0  # counted from 1
     sigma: float = float("inf")  # of the last call
-
-    # By block, whether they are for positive rows, device and type of the query
-    keys_values: dict[tuple[Block, bool, torch.device, torch.dtype], KeyValue] = field(
-        default_factory=dict
-    )
-    # By height, width and window of the grid, device and type of the query
-    coverages: dict[
-        tuple[int, int, Window | None, torch.device, torch.dtype], GridCoverage
-    ] = field(default_factory=dict)  # fmt: skip
-    # Of each subject, by conditioning: its phrase's tokens in the text, () where it isn't in it
-    token_positions: dict[Conditioning, list[tuple[int, ...]]] = field(default_factory=dict)
-    # By the length of the text in the attention, conditioning and device
-    token_weights: dict[tuple[int, Conditioning, torch.device], Tensor] = field(
-        default_factory=dict
-    )
-    # By block, height, width, conditioning, window and pictures
-    auto_layouts: dict[
-        tuple[Block, int, int, Conditioning, Window | None, tuple[int, ...]], StepLayout
-    ] = field(default_factory=dict)  # fmt: skip
     warned: set[str] = field(default_factory=set)
 
     @property
@@ -85,18 +66,48 @@ class Run:
         if self.sigmas:
             self.step = max(1, sum(s >= sigma * (1 - SAME_SIGMA) for s in self.sigmas))
         elif sigma > self.sigma:  # outside a run, a rising sigma is a new one
-            self.keys_values.clear()
-            self.coverages.clear()
-            self.token_positions.clear()
-            self.token_weights.clear()
-            self.auto_layouts.clear()
+            self.clear()
             self.step = 1
         elif sigma != self.sigma:
             self.step += 1
         self.sigma = sigma
+
+    def clear(self) -> None:
+        """Forget what belongs to an earlier run."""
 
     def warn(self, message: str) -> None:
         """Log a line, once a run."""
         if message not in self.warned:
             self.warned.add(message)
             logger.warning(message)
+
+
+@dataclass
+class Run(StepClock):
+    """A sampling run as one MSD Apply sees it: the step clock and its caches."""
+
+    # By block, whether they are for positive rows, device and type of the query
+    keys_values: dict[tuple[Block, bool, torch.device, torch.dtype], KeyValue] = field(
+        default_factory=dict
+    )
+    # By height, width and window of the grid, device and type of the query
+    coverages: dict[
+        tuple[int, int, Window | None, torch.device, torch.dtype], GridCoverage
+    ] = field(default_factory=dict)  # fmt: skip
+    # Of each subject, by conditioning: its phrase's tokens in the text, () where it isn't in it
+    token_positions: dict[Conditioning, list[tuple[int, ...]]] = field(default_factory=dict)
+    # By the length of the text in the attention, conditioning and device
+    token_weights: dict[tuple[int, Conditioning, torch.device], Tensor] = field(
+        default_factory=dict
+    )
+    # By block, height, width, conditioning, window and pictures
+    auto_layouts: dict[
+        tuple[Block, int, int, Conditioning, Window | None, tuple[int, ...]], StepLayout
+    ] = field(default_factory=dict)  # fmt: skip
+
+    def clear(self) -> None:
+        self.keys_values.clear()
+        self.coverages.clear()
+        self.token_positions.clear()
+        self.token_weights.clear()
+        self.auto_layouts.clear()
