@@ -13,6 +13,8 @@ from .nodes.folder_name import warn_of_folder_name
 from .nodes.ground_references import MSDGroundReferences
 from .nodes.layout.node import MSDLayout
 from .nodes.load_adapter import MSDLoadAdapter
+from .nodes.place_references import MSDPlaceReferences
+from .nodes.reference_latents import MSDReferenceLatents
 
 WEB_DIRECTORY = "./web"
 
@@ -32,6 +34,8 @@ class MSDiffusionExtension(ComfyExtension):
             MSDAutoLayout,
             MSDApply,
             MSDCropSubjects,
+            MSDReferenceLatents,
+            MSDPlaceReferences,
         ]
 
 

@@ -29,26 +29,37 @@ def phrase_span(tokenizer: Any, phrase: str, prompt: str, occurrence: int = 0) -
         (start, end), start counted from 1 (0 is the begin token), end exclusive; (0, 0) if the
         phrase isn't found.
     """
-    phrase_words, words = phrase.split(), prompt.split()
-    if not phrase_words:
+    found = find_phrase(phrase, prompt, occurrence)
+    if found is None:
         return 0, 0
 
-    def token_count(word: str) -> int:
-        return len(tokenizer(word, add_special_tokens=False)["input_ids"])
+    def token_count(text: str) -> int:
+        return sum(len(tokenizer(w, add_special_tokens=False)["input_ids"]) for w in text.split())
 
-    def matches(word: str, phrase_word: str) -> bool:
-        return f"-{phrase_word}" in word or phrase_word == _TRAILING_MARK.sub("", word)
+    start = 1 + token_count(prompt[: found[0]])
+    return start, start + token_count(prompt[slice(*found)])
 
-    start = 1
+
+def find_phrase(phrase: str, prompt: str, occurrence: int = 0) -> tuple[int, int] | None:
+    """Where a phrase stands in a prompt, in characters, its last mark left out; None if it doesn't.
+
+    Words match and occurrences count as in `phrase_span`.
+    """
+    phrase_words, words = phrase.split(), list(re.finditer(r"\S+", prompt))
+    if not phrase_words:
+        return None
+
+    def matches(word: re.Match[str], phrase_word: str) -> bool:
+        return f"-{phrase_word}" in word[0] or phrase_word == _TRAILING_MARK.sub("", word[0])
+
     for i in range(len(words) - len(phrase_words) + 1):
         found = words[i : i + len(phrase_words)]
         if all(map(matches, found, phrase_words)):
             if occurrence == 0:
-                found[-1] = _TRAILING_MARK.sub("", found[-1])
-                return start, start + sum(map(token_count, found))
+                last = found[-1]
+                return found[0].start(), last.start() + len(_TRAILING_MARK.sub("", last[0]))
             occurrence -= 1
-        start += token_count(words[i])
-    return 0, 0
+    return None
 
 
 def phrase_positions(

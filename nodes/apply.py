@@ -128,7 +128,7 @@ def _cross_attentions(model: ModelPatcher) -> list[CrossAttention]:
         raise ValueError(
             f"model: expected an SDXL UNet, got {type(unet).__name__} without SDXL's text "
             "cross-attentions (a model of another family, as Flux or SD3). Load an SDXL "
-            "checkpoint."
+            "checkpoint, or, for a model that takes reference latents, use MSD Place References."
         )
     return attentions
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from comfy_api.latest import io
 
 from ..msd_core.coverage import crop_box, crop_mask
@@ -48,7 +49,10 @@ class MSDCropSubjects(io.ComfyNode):
             region = subject.region
             if region is not None:
                 region = crop_mask(region, (h, w), (x, y, x + width, y + height))
-            return replace(subject, box=crop_box(subject.box, part), region=region)
+            box = crop_box(subject.box, part)
+            if region is None and any(subject.box) and not any(box):
+                region = torch.zeros(1, 1)  # nowhere, which no box isn't for every method
+            return replace(subject, box=box, region=region)
 
         shown = tuple(map(cropped, subjects.subjects))
         return io.NodeOutput(replace(subjects, subjects=shown, size=(width, height)))

@@ -15,8 +15,22 @@ from .subjects import Features, MSDSubjects, Subject, Subjects
 
 # The research code stretches every reference to this before the encoder's own resizing.
 PUBLISHED_SIZE = 512
-_BACKGROUNDS = {"black": 0, "grey": 128}
+_BACKGROUNDS = {"black": 0, "grey": 128, "white": 255}
 _memo = Memo[ClipVisionModel, Features]()
+
+
+def cut_out(reference: Tensor, mask: Tensor | None, background: str) -> Image.Image:
+    """One reference, its background replaced.
+
+    Args:
+        reference: [H, W, 3] in 0..1. mask: [H, W], where the subject is, or None.
+        background: "black", "grey", "white" or "keep", outside the mask.
+    """
+    image = to_pil(reference)
+    if mask is None or background == "keep":
+        return image
+    fill = Image.new("RGB", image.size, (_BACKGROUNDS[background],) * 3)
+    return Image.composite(image, fill, to_pil(mask))
 
 
 def prepare_reference(
@@ -32,11 +46,8 @@ def prepare_reference(
     Returns:
         [size, size, 3] in 0..1
     """
-    image = to_pil(reference)
+    image = cut_out(reference, mask, background)
     level = _BACKGROUNDS.get(background, 0)
-    if mask is not None and background != "keep":
-        fill = Image.new("RGB", image.size, (level,) * 3)
-        image = Image.composite(image, fill, to_pil(mask))
     if fit == "crop":
         edge = min(image.size)
         image = ImageOps.fit(image, (edge, edge), Image.Resampling.BICUBIC)

@@ -17,7 +17,7 @@ from ...msd_core.coverage import mask_box
 from ..node_text import SHOWS_OUTPUT, show_warnings
 from ..subjects import MAX_SUBJECTS, MSDSubjects, Subject, Subjects
 from .boxes import NO_BOX, SubjectSpec, parse_boxes, parse_layout, pixel_box
-from .preview import draw_layout, first_reference
+from .preview import draw_collage, draw_layout, first_reference
 from .references import inversion_warnings, read_reference_masks, read_references, read_region
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/node/layout_node.mjs names it
@@ -144,6 +144,14 @@ class MSDLayout(io.ComfyNode):
                 io.Image.Output(
                     display_name="preview", tooltip="The layout, numbered and coloured."
                 ),
+                io.Image.Output(
+                    display_name="collage",
+                    tooltip="Each reference in its box on grey, in the layout's size: a reference "
+                    "for edit models, or where image to image starts.",
+                ),
+                io.Mask.Output(
+                    display_name="collage_mask", tooltip="White where the collage shows a subject."
+                ),
             ],
         )
 
@@ -205,6 +213,7 @@ class MSDLayout(io.ComfyNode):
             )
         show_warnings("MSD Layout", unique_id, warnings)
         coverages = [subject.coverage(height, width) for subject in subjects]
+        picture, shown_at = draw_collage(subjects, width, height)
         shown = {
             "boxes": [subject.box for subject in subjects],
             "linked": linked is not None,
@@ -215,6 +224,8 @@ class MSDLayout(io.ComfyNode):
             torch.stack([coverage.view(height, width).float() for coverage in coverages]),
             [[pixel_box(subject.box, width, height) for subject in subjects]],
             draw_layout(subjects, width, height),
+            picture[None],
+            shown_at[None],
             # For the editor, which can't see references that are processed on their way, nor boxes
             # and sizes of another node. As text: the host takes dictionaries for output files of
             # the job.

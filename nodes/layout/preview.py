@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ...msd_core.collage import collage
 from ..images import to_pil, to_tensor
 from ..subjects import Subject
 
@@ -13,14 +15,17 @@ from ..subjects import Subject
 # https://jfly.uni-koeln.de/color/
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
 LONG_EDGE = 768
-_BACKGROUND = "#202020"
+_BACKGROUND = 0x20 / 255
+_OPACITY = 2 / 3
 
 
 def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
     """IMAGE [1, h, w, 3] of the layout, its longer edge 768 pixels."""
     scale = LONG_EDGE / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = Image.new("RGB", size, _BACKGROUND)
+    references, shown = draw_collage(subjects, *size)
+    opacity = shown[..., None] * _OPACITY
+    picture = to_pil(torch.full_like(references, _BACKGROUND).lerp(references, opacity))
     draw = ImageDraw.Draw(picture)
     font_size = LONG_EDGE // 36
     font, plain = _font(font_size)
@@ -30,7 +35,6 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
         if subject.region is not None:
             _tint(picture, subject.region, colour)
         if x1 > x0 and y1 > y0:
-            _paste_reference(picture, first_reference(subject), (x0, y0, x1, y1))
             draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=4)
         phrase = " ".join(subject.phrase.split())  # Pillow measures one line at a time
         label = f" {number}  {phrase or '(no phrase)'} "
@@ -43,6 +47,17 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
         draw.rectangle((x0, y0, right, y0 + font_size * 1.5), fill=colour)
         draw.text((x0 + 2, y0 + font_size * 0.15), label, fill="black", font=font)
     return to_tensor(picture)[None]
+
+
+def draw_collage(subjects: Sequence[Subject], width: int, height: int) -> tuple[Tensor, Tensor]:
+    """The first reference of each subject in its box, see `collage`."""
+    return collage(
+        [subject.references[0] for subject in subjects],
+        [None if s.reference_masks is None else s.reference_masks[0] for s in subjects],
+        torch.tensor([subject.box for subject in subjects]),
+        height,
+        width,
+    )
 
 
 def _font(size: int) -> tuple[Any, bool]:
@@ -60,19 +75,6 @@ def first_reference(subject: Subject) -> Image.Image:
     if subject.reference_masks is not None:
         image.putalpha(to_pil(subject.reference_masks[0]))
     return image
-
-
-def _paste_reference(
-    picture: Image.Image, thumbnail: Image.Image, box: tuple[int, int, int, int]
-) -> None:
-    """Paste a reference half transparent in the middle of its box, its aspect ratio unchanged."""
-    x0, y0, x1, y1 = box
-    scale = min((x1 - x0) / thumbnail.width, (y1 - y0) / thumbnail.height)
-    size = max(1, int(thumbnail.width * scale)), max(1, int(thumbnail.height * scale))
-    thumbnail = thumbnail.resize(size)
-    corner = (x0 + x1 - size[0]) // 2, (y0 + y1 - size[1]) // 2
-    half = thumbnail.getchannel("A").point([level * 2 // 3 for level in range(256)])
-    picture.paste(thumbnail, corner, half)
 
 
 def _tint(picture: Image.Image, region: Tensor, colour: str) -> None:

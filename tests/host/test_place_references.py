@@ -1,0 +1,525 @@
+"""MSDPlaceReferences in the host's own sampling, on a tiny model of each architecture."""
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import pytest
+import reference_models
+import torch
+from comfy.patcher_extension import add_wrapper_with_key
+from placed_rule import masked_scores
+from reference_models import ARCHITECTURES, available, latent
+from sampling import differ
+from torch import Tensor
+
+from lab.host.in_process import run_node
+
+NAMES = available()
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+INNER, WHOLE, NOWHERE = (0.2, 0.1, 0.7, 0.8), (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0)
+HEIGHT, WIDTH = 5, 8  # odd, so that tokens of two cells are padded
+
+
+@pytest.fixture(scope="module")
+def models() -> Callable[[str], Any]:
+    built: dict[str, Any] = {}
+
+    def model(name: str) -> Any:
+        if name not in built:
+            built[name] = reference_models.build(name)
+        return built[name]
+
+    return model
+
+
+@pytest.fixture
+def place(pack: Any) -> Callable[..., Any]:
+    """MSD Place References on a model: place(model, box, ...) or (box, weight, region)."""
+    kinds = pack.module("nodes.subjects")
+
+    def placed(model: Any, *given: Any, counts: Any = None, size: Any = None, **more: Any) -> Any:
+        subjects = []
+        for n, of_subject in enumerate(given):
+            nested = isinstance(of_subject[0], tuple)
+            box, weight, region = of_subject if nested else (of_subject, 1.0, None)
+            references = torch.zeros(counts[n] if counts else 1, 8, 8, 3)
+            subjects.append(kinds.Subject(f"thing {n}", box, weight, references, region=region))
+        return pack.MSDPlaceReferences.execute(
+            model, kinds.Subjects(tuple(subjects), size=size), **more
+        )[0]
+
+    return placed
+
+
+def references(name: str, count: int = 2, seed: int = 50) -> list[Tensor]:
+    """References of several sizes."""
+    sizes = [(4, 3), (3, 5), (4, 4)]
+    return [latent(name, *sizes[n % 3], seed + n) for n in range(count)]
+
+
+def cond(name: str, seed: int, given: Any = None, tokens: int = 7, **more: Any) -> list[Any]:
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(1, tokens, ARCHITECTURES[name].width, generator=generator)
+    values: dict[str, Any] = {"pooled_output": torch.zeros(1, 24), **more}
+    values["attention_mask"] = torch.ones(1, tokens, dtype=torch.int64)
+    if given is not None:
+        values["reference_latents"] = given
+    return [[text, values]]
+
+
+def guide(model: Any, positive: Any, negative: Any = None, cfg: float = 4.0) -> Any:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative or positive)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def sample(
+    guider: Any, name: str, batch: int = 1, size: Any = (HEIGHT, WIDTH), steps: int = 2,
+    sampler: str = "euler", **more: Any,
+) -> Tensor:  # fmt: skip
+    start = latent(name, *size, 1, batch)
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
+    return guider.sample(
+        start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas,
+        disable_pbar=True, seed=1, **more,
+    )  # fmt: skip
+
+
+class Attention:
+    """One joint attention: its parts, what went in, what came out."""
+
+    def __init__(
+        self, call: Any, order: Any, qkv: Any, kwargs: Any, out: Tensor, masks: Any
+    ) -> None:
+        self.call, self.order, self.qkv, self.out = call, tuple(order), qkv, out
+        self.kwargs, self.masks = kwargs, masks
+
+    def error(self, row: int) -> float:
+        """Of one row, against the rule in float64; a share of the largest value above 1."""
+        heads = self.kwargs["heads"]
+        q, k, v = (x[row].double() for x in self.qkv)
+        if not self.kwargs.get("skip_reshape"):
+            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(0, 1) for x in (q, k, v))
+        times = len(q) // len(k)  # grouped heads
+        k, v = k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        expected = torch.softmax(scores + self._mask(row), -1) @ v
+        difference = (self.out[row] - expected.transpose(0, 1).flatten(1)).abs().max()
+        return float(difference / expected.abs().max().clamp(min=1.0))
+
+    def _mask(self, row: int) -> Tensor | float:
+        of_row = self.call.rows[row * len(self.call.rows) // len(self.qkv[0])]
+        start = self.call._prompt_start(of_row)
+        cached = of_row.window, start, self.order, self.call.references, self.call.first_stage
+        if cached not in self.masks:
+            placement = self.call._placement(of_row.window, start)
+            count = self.qkv[1].shape[-2]
+            self.masks[cached] = (
+                0.0
+                if placement.parts_nothing
+                else masked_scores(placement, self.order, torch.zeros(count, count).double())
+            )
+        return self.masks[cached]
+
+
+@pytest.fixture
+def attentions(pack: Any, monkeypatch: Any) -> list[Attention]:
+    """The joint attentions of what is sampled from now on."""
+    module = pack.module("nodes.sampling.placed_references")
+    right, found, orders, masks = module._attend, [], [], {}
+    right_sequence = module._Call.sequence
+
+    def sequence(call: Any, queries: int, keys: int) -> Any:
+        orders.append(right_sequence(call, queries, keys))
+        return orders[-1]
+
+    def attend(call: Any, previous: Any, function: Any, q: Any, k: Any, v: Any, heads: int,
+               *args: Any, **kwargs: Any) -> Tensor:  # fmt: skip
+        out = right(call, previous, function, q, k, v, heads, *args, **kwargs)
+        if orders[-1] is not None:
+            own = {**kwargs, "heads": heads}
+            found.append(Attention(call, orders[-1], (q, k, v), own, out, masks))
+        return out
+
+    monkeypatch.setattr(module._Call, "sequence", sequence)
+    monkeypatch.setattr(module, "_attend", attend)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryArchitecture:
+    @pytest.mark.parametrize("boxes", [(WHOLE, WHOLE), (NOWHERE, NOWHERE)])
+    def test_nothing_to_place_leaves_the_model_as_it_is(
+        self, models: Any, place: Any, name: str, boxes: Any
+    ) -> None:
+        model, given = models(name), references(name)
+        positive, negative = cond(name, 2, given), cond(name, 3, given)
+        plain = sample(guide(model, positive, negative), name)
+        assert torch.equal(sample(guide(place(model, *boxes), positive, negative), name), plain)
+        assert differ(sample(guide(place(model, LEFT, RIGHT), positive, negative), name), plain)
+
+    @pytest.mark.parametrize("cfg", [1.0, 4.0])
+    def test_attention_follows_the_rule(
+        self, models: Any, place: Any, attentions: Any, name: str, cfg: float
+    ) -> None:
+        region = torch.zeros(8, 8)
+        region[2:7, 1:6] = torch.linspace(0.2, 1, 5)
+        model = place(models(name), (LEFT, 0.7, None), INNER, (WHOLE, 1.0, region))
+        given = references(name, 3)
+        sample(guide(model, cond(name, 2, given), cond(name, 3, given), cfg), name, batch=2)
+        assert sum(len(a.order) > 1 for a in attentions) == (
+            2 * ARCHITECTURES[name].joint_attentions
+        )
+        for attention in attentions:
+            for row in range(len(attention.out)):
+                assert attention.error(row) <= 5e-6
+
+    def test_another_reference_changes_nothing_outside_its_box(
+        self, models: Any, place: Any, attentions: Any, name: str
+    ) -> None:
+        """In the first layer, which alone has not seen what others made of it."""
+        model = place(models(name), LEFT, RIGHT)
+        given = references(name)
+        for first in (given[0], 1 - given[0]):
+            sample(guide(model, cond(name, 2, [first, given[1]]), cfg=1.0), name, steps=1)
+        before, after = (
+            next(a for a in attentions[half] if len(a.order) == 3)
+            for half in (slice(None), slice(len(attentions) // 2, None))
+        )
+        _, height, width = before.call.grid
+        counts = {"text": before.call.text, "references": before.call.of_references}
+        parts = [part.value for part in before.order]
+        start = sum(counts[part] for part in parts[: parts.index("picture")])
+        same = (before.out == after.out)[0, start : start + height * width].all(-1)
+        same = same.view(height, width)
+        assert same[:, (width + 1) // 2 :].all()
+        assert not same[:, : width // 2].any()
+
+    def test_rows_without_references(self, models: Any, place: Any, name: str) -> None:
+        """The negative is evaluated as it always is."""
+        model = models(name)
+        positive, negative = cond(name, 2, references(name)), cond(name, 3)
+        calls: list[list[Tensor]] = []
+        for each in (model, place(model, LEFT, RIGHT)):
+            outs: list[Tensor] = []
+
+            def watch(executor: Any, *args: Any, outs: Any = outs, **kwargs: Any) -> Tensor:
+                out = executor(*args, **kwargs)
+                if "ref_latents" not in kwargs:
+                    outs.append(out)
+                return out
+
+            watched = each.clone()
+            add_wrapper_with_key("apply_model", "watch", watch, watched.model_options, True)
+            sample(guide(watched, positive, negative), name, steps=1)
+            calls.append(outs)
+        assert len(calls[0]) == len(calls[1]) == 1
+        assert torch.equal(calls[0][0], calls[1][0])
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_batches(self, models: Any, place: Any, attentions: Any, name: str, batch: int) -> None:
+        model = place(models(name), LEFT, INNER)
+        given = references(name)
+        together = sample(guide(model, cond(name, 2, given), cond(name, 3, given)), name, batch)
+        assert all(len(a.out) % batch == 0 for a in attentions)
+        assert together.shape[0] == batch and together.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "joyimage"])
+def test_frames(models: Any, place: Any, attentions: Any, name: str) -> None:
+    """Each frame has the same layout."""
+    model = place(models(name), LEFT, INNER)
+    start = latent(name, 4, 6, 1).repeat(1, 1, 2, 1, 1)
+    guider = guide(model, cond(name, 2, references(name)), cfg=1.0)
+    sampler = comfy.samplers.sampler_object("euler")
+    sigmas = torch.tensor([1.0, 0.5, 0.0])
+    guider.sample(start, torch.zeros_like(start), sampler, sigmas, disable_pbar=True, seed=1)
+    assert attentions
+    for attention in attentions:
+        for row in range(len(attention.out)):
+            assert attention.error(row) <= 5e-6
+
+
+@pytest.fixture
+def flux(models: Any) -> Any:
+    return models("flux")
+
+
+class TestConditionings:
+    def test_numbers_must_agree(self, flux: Any, place: Any) -> None:
+        model = place(flux, LEFT, RIGHT)
+        for count in (1, 3):
+            positive = cond("flux", 2, references("flux", count))
+            with pytest.raises(ValueError, match=f"has {count} reference latents for 2 subjects"):
+                sample(guide(model, positive), "flux")
+
+    def test_none_has_references(self, flux: Any, place: Any) -> None:
+        with pytest.raises(ValueError, match="no conditioning of this sampler has reference"):
+            sample(guide(place(flux, LEFT, RIGHT), cond("flux", 2)), "flux")
+
+    def test_several_references_of_one_subject(
+        self, flux: Any, place: Any, attentions: Any
+    ) -> None:
+        model = place(flux, LEFT, RIGHT, counts=(1, 2))
+        sample(guide(model, cond("flux", 2, references("flux", 3)), cfg=1.0), "flux")
+        assert [owner for owner, _ in attentions[0].call.references] == [0, 1, 1]
+        for attention in attentions:
+            assert attention.error(0) <= 5e-6
+
+    def test_sizes_belong_to_the_conditioning(self, flux: Any, place: Any, attentions: Any) -> None:
+        """Positive and negative with references of other sizes, so in calls of their own."""
+        model = place(flux, LEFT, INNER)
+        positive = cond("flux", 2, references("flux"))
+        negative = cond("flux", 3, references("flux")[::-1], tokens=5)
+        sample(guide(model, positive, negative), "flux")
+        assert len({a.call.references for a in attentions}) == 2
+        for attention in attentions:
+            assert attention.error(0) <= 5e-6
+
+    def test_an_area_sees_its_part_of_the_layout(
+        self, flux: Any, place: Any, attentions: Any
+    ) -> None:
+        area = (HEIGHT - 1, 4, 0, 4)  # height, width, top, left: the right of the picture
+        model = place(flux, (0.75, 0.0, 1.0, 1.0), NOWHERE)
+        positive = cond("flux", 2, references("flux"), area=area, strength=1.0)
+        sample(guide(model, positive, cfg=1.0), "flux")
+        window = attentions[0].call.rows[0].window
+        assert list(window.columns) == list(range(4, 8)) and window.latent_size == (HEIGHT, WIDTH)
+        for attention in attentions:
+            assert attention.error(0) <= 5e-6
+
+    def test_a_reference_of_weight_0_is_not_seen(self, flux: Any, place: Any) -> None:
+        model = place(flux, (LEFT, 0.0, None), RIGHT)
+        first, second = (
+            sample(guide(model, cond("flux", 2, [own, references("flux")[1]])), "flux")
+            for own in (references("flux")[0], references("flux", seed=9)[0])
+        )
+        assert torch.equal(first, second)
+
+    def test_a_region_of_nothing_is_not_seen(self, flux: Any, place: Any, caplog: Any) -> None:
+        model = place(flux, (NOWHERE, 1.0, torch.zeros(4, 4)), RIGHT)
+        first, second = (
+            sample(guide(model, cond("flux", 2, [own, references("flux")[1]])), "flux")
+            for own in (references("flux")[0], references("flux", seed=9)[0])
+        )
+        assert torch.equal(first, second)
+        assert caplog.text.count("subject 1 covers none of the picture's 3 x 4 tokens") == 2
+
+    def test_a_cropped_out_subject_is_not_seen(self, pack: Any, flux: Any) -> None:
+        kinds = pack.module("nodes.subjects")
+        made = tuple(kinds.Subject("", box, 1.0, torch.zeros(1, 8, 8, 3)) for box in (LEFT, RIGHT))
+        shown = pack.MSDCropSubjects.execute(
+            kinds.Subjects(made, size=(100, 100)), x=0, y=0, width=50, height=100
+        )[0]
+        model = pack.MSDPlaceReferences.execute(flux, shown)[0]
+        first, second = (
+            sample(guide(model, cond("flux", 2, [references("flux")[0], own])), "flux")
+            for own in (references("flux")[1], references("flux", seed=9)[1])
+        )
+        assert torch.equal(first, second)
+
+
+class TestSteps:
+    def test_start_and_end(self, flux: Any, place: Any) -> None:
+        positive = cond("flux", 2, references("flux"))
+        plain = sample(guide(flux, positive, cfg=1.0), "flux", steps=4)
+        never = place(flux, LEFT, RIGHT, start_percent=1.0)
+        assert torch.equal(sample(guide(never, positive, cfg=1.0), "flux", steps=4), plain)
+        late = sample(
+            guide(place(flux, LEFT, RIGHT, start_percent=0.5), positive, cfg=1.0), "flux", steps=4
+        )
+        always = sample(guide(place(flux, LEFT, RIGHT), positive, cfg=1.0), "flux", steps=4)
+        assert differ(late, plain) and differ(late, always)
+
+    def test_a_plan_is_made_once_a_run(
+        self, pack: Any, flux: Any, place: Any, monkeypatch: Any
+    ) -> None:
+        module = pack.module("nodes.sampling.placed_references")
+        right, made = module.placed_groups, []
+
+        def counted(*args: Any) -> Any:
+            made.append(args)
+            return right(*args)
+
+        monkeypatch.setattr(module, "placed_groups", counted)
+        model = place(flux, LEFT, RIGHT)
+        positive = cond("flux", 2, references("flux"))
+        sample(guide(model, positive), "flux", steps=4)
+        assert len(made) == 1
+        # Another size in the next run has another plan.
+        sample(guide(model, positive), "flux", size=(6, 6))
+        assert len(made) == 2
+
+    def test_several_samplers(self, flux: Any, place: Any) -> None:
+        model, positive = place(flux, LEFT, RIGHT), cond("flux", 2, references("flux"))
+        for sampler in ("heun", "dpmpp_2m", "uni_pc"):
+            assert sample(guide(model, positive), "flux", sampler=sampler).isfinite().all()
+
+    def test_sampler_custom_advanced(self, flux: Any, place: Any, registry: Any) -> None:
+        model, positive = place(flux, LEFT, RIGHT), cond("flux", 2, references("flux"))
+        start = {"samples": torch.zeros(1, 16, HEIGHT, WIDTH)}
+        guider = run_node(registry, "BasicGuider", model, positive)[0]
+        noise = run_node(registry, "RandomNoise", 3)[0]
+        sigmas = run_node(registry, "BasicScheduler", model, "simple", 2, 1.0)[0]
+        sampler = run_node(registry, "KSamplerSelect", "euler")[0]
+        custom = run_node(registry, "SamplerCustomAdvanced", noise, guider, sampler, sigmas, start)
+        usual = run_node(
+            registry, "KSampler", model, 3, 2, 1.0, "euler", "simple", positive, positive, start
+        )
+        assert torch.equal(custom[0]["samples"], usual[0]["samples"])
+
+
+class TestCompany:
+    def test_the_model_that_was_given_stays(self, flux: Any, place: Any) -> None:
+        positive = cond("flux", 2, references("flux"))
+        before = sample(guide(flux, positive), "flux")
+        sample(guide(place(flux, LEFT, RIGHT), positive), "flux")
+        assert torch.equal(sample(guide(flux, positive), "flux"), before)
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_another_override(self, flux: Any, place: Any, first: bool) -> None:
+        """As packs choose an attention function by."""
+        lengths: list[int] = []
+
+        def override(function: Any, q: Any, k: Any, *args: Any, **kwargs: Any) -> Tensor:
+            lengths.append(k.shape[-2])
+            return function(q, k, *args, **kwargs)
+
+        def with_override(model: Any) -> Any:
+            patched = model.clone()
+            patched.model_options["transformer_options"]["optimized_attention_override"] = override
+            return patched
+
+        positive = cond("flux", 2, references("flux"))
+        expected = sample(guide(place(flux, LEFT, RIGHT), positive), "flux")
+        model = (
+            place(with_override(flux), LEFT, RIGHT)
+            if first
+            else with_override(place(flux, LEFT, RIGHT))
+        )
+        assert torch.equal(sample(guide(model, positive), "flux"), expected)
+        assert len(set(lengths)) == 5  # of the text, of each half, of each reference
+
+    def test_two_layouts_at_once(self, flux: Any, place: Any) -> None:
+        """What both allow."""
+        positive = cond("flux", 2, references("flux"))
+        both = place(place(flux, LEFT, WHOLE), WHOLE, RIGHT)
+        one = place(flux, LEFT, RIGHT)
+        first, second = (sample(guide(m, positive), "flux") for m in (both, one))
+        assert (first - second).abs().max() <= 2e-4 * second.abs().max()
+
+    def test_flux_kv_cache(self, models: Any, place: Any, registry: Any, attentions: Any) -> None:
+        model = place(run_node(registry, "FluxKVCache", models("flux2"))[0], LEFT, RIGHT)
+        sample(guide(model, cond("flux2", 2, references("flux2")), cfg=1.0), "flux2", steps=3)
+        assert {a.qkv[0].shape[2] < a.qkv[1].shape[2] for a in attentions} == {True, False}
+        for attention in attentions:
+            queries = attention.qkv[0].shape[2]
+            if queries == attention.qkv[1].shape[2]:
+                assert attention.error(0) <= 5e-6
+            assert attention.out.shape[1] == queries
+
+    def test_easy_cache(self, flux: Any, place: Any, registry: Any) -> None:
+        model = run_node(registry, "EasyCache", place(flux, LEFT, RIGHT), 0.2, 0.15, 0.95, False)
+        out = sample(guide(model[0], cond("flux", 2, references("flux"))), "flux", steps=6)
+        assert out.isfinite().all()
+
+    def test_nag(self, flux: Any, place: Any, registry: Any) -> None:
+        given = references("flux")
+        model = run_node(registry, "NAGuidance", place(flux, LEFT, RIGHT), 5.0, 0.5, 1.5)[0]
+        plain = run_node(registry, "NAGuidance", flux, 5.0, 0.5, 1.5)[0]
+        texts = cond("flux", 2, given), cond("flux", 3, given)
+        first, second = (sample(guide(m, *texts, cfg=1.0), "flux") for m in (model, plain))
+        assert differ(first, second) and first.isfinite().all()
+
+    def test_torch_compile_runs_uncompiled(self, flux: Any, place: Any, caplog: Any) -> None:
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+        positive = cond("flux", 2, references("flux"))
+        model = place(flux, LEFT, RIGHT)
+        compiled = model.clone()
+        set_torch_compile_wrapper(compiled, backend="aot_eager")
+        assert torch.equal(
+            sample(guide(compiled, positive), "flux"), sample(guide(model, positive), "flux")
+        )
+        assert caplog.text.count("MSD Place References: the model runs uncompiled") == 1
+
+    def test_a_model_that_ignores_references(self, models: Any, place: Any) -> None:
+        """Krea 2 takes them only with a method."""
+        model = models("krea2").clone()
+        model.add_object_patch("diffusion_model.default_ref_method", None)
+        positive = cond("krea2", 2, references("krea2"))
+        with pytest.raises(ValueError, match="Edit Model Reference Method"):
+            sample(guide(place(model, LEFT, RIGHT), positive), "krea2")
+
+
+class TestModels:
+    def test_an_sdxl_model(self, plain: Any, place: Any) -> None:
+        with pytest.raises(ValueError, match="use MSD Apply"):
+            place(plain, LEFT, RIGHT)
+
+    def test_an_architecture_that_is_not_known(
+        self, flux: Any, place: Any, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setitem(flux.model.model_config.unet_config, "image_model", "sea_otter")
+        with pytest.raises(ValueError, match=r"can't be placed in Flux \(sea_otter\)"):
+            place(flux, LEFT, RIGHT)
+
+    def test_a_flux_model_in_msd_apply(self, flux: Any, apply: Any, subjects: Any) -> None:
+        with pytest.raises(ValueError, match="MSD Place References"):
+            apply(flux, subjects(LEFT))
+
+
+def x_and_y_swapped(module: Any, monkeypatch: Any) -> None:
+    right = module._coverage
+    monkeypatch.setattr(
+        module, "_coverage", lambda subject, height, width, window: right(
+            subject, width, height, window).view(width, height).T.flatten()
+    )  # fmt: skip
+
+
+def another_order(module: Any, monkeypatch: Any) -> None:
+    right = module._Call.sequence
+
+    def sequence(call: Any, queries: int, keys: int) -> Any:
+        order = right(call, queries, keys)
+        return order and (order[1], order[0], *order[2:]) if order and len(order) > 2 else order
+
+    monkeypatch.setattr(module._Call, "sequence", sequence)
+
+
+def another_patch_size(module: Any, monkeypatch: Any) -> None:
+    right = module.token_grid
+    monkeypatch.setattr(
+        module, "token_grid", lambda latent, patch: right((*latent[:-2], *latent[:-3:-1]), patch)
+    )
+
+
+def sizes_of_another_conditioning(module: Any, monkeypatch: Any) -> None:
+    right, first = module._Call.of, []
+
+    def of(patch: Any, run: Any, rows: Any, model: Any, x: Any, context: Any, given: Any) -> Any:
+        first.append(given)
+        sizes = first[0] if len(first[0]) == len(given) else given
+        call = right(patch, run, rows, model, x, context, given)
+        other = right(patch, run, rows, model, x, context, sizes[::-1])
+        call.references = other.references
+        return call
+
+    monkeypatch.setattr(module._Call, "of", staticmethod(of))
+
+
+@pytest.mark.parametrize(
+    "mistake", [x_and_y_swapped, another_order, another_patch_size, sizes_of_another_conditioning]
+)
+def test_mistakes_are_caught(
+    mistake: Any, pack: Any, flux: Any, place: Any, monkeypatch: Any
+) -> None:
+    """Against a picture made without it: a layout that neither turning nor swapping leaves."""
+    model = place(flux, (0.1, 0.0, 0.4, 0.6), (0.5, 0.3, 1.0, 1.0))
+    positive = cond("flux", 2, references("flux"))
+    right = sample(guide(model, positive), "flux")
+    mistake(pack.module("nodes.sampling.placed_references"), monkeypatch)
+    assert differ(sample(guide(model, positive), "flux"), right)
