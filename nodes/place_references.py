@@ -16,7 +16,8 @@ from comfy_api.latest import io, ui
 from ..msd_core.models.reference_transformers import REFERENCE_TRANSFORMERS, ReferenceTransformer
 from ..msd_core.phrases import find_phrase
 from .node_text import SHOWS_OUTPUT, show_text
-from .sampling.placed_references import Layout, PlacedReferencesPatch, PromptTokens
+from .sampling.placed_layout import Layout, PromptTokens
+from .sampling.placed_references import PlacedReferencesPatch
 from .subjects import MSDSubjects, Subject, Subjects
 
 

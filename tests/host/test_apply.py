@@ -374,7 +374,7 @@ class TestAspect:
         )
         warn = pack.module("nodes.aspect").warn_of_aspect
         for size in ((64, 64), (96, 64), (96, 64)):
-            warn(size, (8, 12), "11")
+            warn("MSD Apply", size, (8, 12), 8, "11")
         assert [text for text, _ in sent[1:]] == ["No warnings."]
 
 

@@ -128,9 +128,9 @@ class Attention:
 @pytest.fixture
 def attentions(pack: Any, monkeypatch: Any) -> list[Attention]:
     """The joint attentions of what is sampled from now on."""
-    module = pack.module("nodes.sampling.placed_references")
-    right, found, orders, masks = module._attend, [], [], {}
-    right_sequence = module._Call.sequence
+    module = pack.module("nodes.sampling.joint_attention")
+    right, found, orders, masks = module.attend_placed, [], [], {}
+    right_sequence = module.PlacedCall.sequence
 
     def sequence(call: Any, queries: int, keys: int) -> Any:
         orders.append(right_sequence(call, queries, keys))
@@ -144,8 +144,9 @@ def attentions(pack: Any, monkeypatch: Any) -> list[Attention]:
             found.append(Attention(call, orders[-1], (q, k, v), own, out, masks))
         return out
 
-    monkeypatch.setattr(module._Call, "sequence", sequence)
-    monkeypatch.setattr(module, "_attend", attend)
+    monkeypatch.setattr(module.PlacedCall, "sequence", sequence)
+    patch = pack.module("nodes.sampling.placed_references")
+    monkeypatch.setattr(patch, "attend_placed", attend)
     return found
 
 
@@ -337,7 +338,7 @@ class TestSteps:
     def test_a_plan_is_made_once_a_run(
         self, pack: Any, flux: Any, place: Any, monkeypatch: Any
     ) -> None:
-        module = pack.module("nodes.sampling.placed_references")
+        module = pack.module("nodes.sampling.joint_attention")
         right, made = module.placed_groups, []
 
         def counted(*args: Any) -> Any:
@@ -481,13 +482,13 @@ def x_and_y_swapped(module: Any, monkeypatch: Any) -> None:
 
 
 def another_order(module: Any, monkeypatch: Any) -> None:
-    right = module._Call.sequence
+    right = module.PlacedCall.sequence
 
     def sequence(call: Any, queries: int, keys: int) -> Any:
         order = right(call, queries, keys)
         return order and (order[1], order[0], *order[2:]) if order and len(order) > 2 else order
 
-    monkeypatch.setattr(module._Call, "sequence", sequence)
+    monkeypatch.setattr(module.PlacedCall, "sequence", sequence)
 
 
 def another_patch_size(module: Any, monkeypatch: Any) -> None:
@@ -498,17 +499,16 @@ def another_patch_size(module: Any, monkeypatch: Any) -> None:
 
 
 def sizes_of_another_conditioning(module: Any, monkeypatch: Any) -> None:
-    right, first = module._Call.of, []
+    right, first = module.PlacedCall.of, []
 
-    def of(patch: Any, run: Any, rows: Any, model: Any, x: Any, context: Any, given: Any) -> Any:
+    def of(*args: Any) -> Any:
+        *others, given = args
         first.append(given)
-        sizes = first[0] if len(first[0]) == len(given) else given
-        call = right(patch, run, rows, model, x, context, given)
-        other = right(patch, run, rows, model, x, context, sizes[::-1])
+        call, other = right(*others, given), right(*others, first[0][::-1])
         call.references = other.references
         return call
 
-    monkeypatch.setattr(module._Call, "of", staticmethod(of))
+    monkeypatch.setattr(module.PlacedCall, "of", staticmethod(of))
 
 
 @pytest.mark.parametrize(
@@ -521,5 +521,5 @@ def test_mistakes_are_caught(
     model = place(flux, (0.1, 0.0, 0.4, 0.6), (0.5, 0.3, 1.0, 1.0))
     positive = cond("flux", 2, references("flux"))
     right = sample(guide(model, positive), "flux")
-    mistake(pack.module("nodes.sampling.placed_references"), monkeypatch)
+    mistake(pack.module("nodes.sampling.joint_attention"), monkeypatch)
     assert differ(sample(guide(model, positive), "flux"), right)

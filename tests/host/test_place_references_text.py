@@ -183,9 +183,9 @@ class TestSampling:
         self,
         placed: Any,
         encode: Any,
-        attentions: Any,
+        attentions: Any,  # noqa: F811
         name: str,
-        encoder: str,  # noqa: F811
+        encoder: str,
     ) -> None:
         positive, negative = encode(self.PROMPT), encode("blurred")
         sample(guide(placed(first_stage=0.5), positive, negative), name, steps=2)
