@@ -195,6 +195,73 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def models() -> Callable[[str], Any]:
+    import reference_models
+
+    built: dict[str, Any] = {}
+
+    def model(name: str) -> Any:
+        if name not in built:
+            built[name] = reference_models.build(name)
+        return built[name]
+
+    return model
+
+
+@pytest.fixture
+def place(pack: Any) -> Callable[..., Any]:
+    """MSD Place References on a model: place(model, box, ...) or (box, weight, region)."""
+    import torch
+
+    kinds = pack.module("nodes.subjects")
+
+    def placed(model: Any, *given: Any, counts: Any = None, size: Any = None, **more: Any) -> Any:
+        subjects = []
+        for n, of_subject in enumerate(given):
+            nested = isinstance(of_subject[0], tuple)
+            box, weight, region = of_subject if nested else (of_subject, 1.0, None)
+            references = torch.zeros(counts[n] if counts else 1, 8, 8, 3)
+            subjects.append(kinds.Subject(f"thing {n}", box, weight, references, region=region))
+        return pack.MSDPlaceReferences.execute(
+            model, kinds.Subjects(tuple(subjects), size=size), **more
+        )[0]
+
+    return placed
+
+
+@pytest.fixture
+def attentions(pack: Any, monkeypatch: Any) -> list[Any]:
+    """The joint attentions of what is sampled from now on."""
+    from placed import Attention
+
+    module = pack.module("nodes.sampling.joint_attention")
+    right, found, orders, masks = module.attend_placed, [], [], {}
+    right_sequence = module.PlacedCall.sequence
+
+    def sequence(call: Any, queries: int, keys: int) -> Any:
+        orders.append(right_sequence(call, queries, keys))
+        return orders[-1]
+
+    def attend(call: Any, previous: Any, function: Any, q: Any, k: Any, v: Any, heads: int,
+               *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+        out = right(call, previous, function, q, k, v, heads, *args, **kwargs)
+        if orders[-1] is not None:
+            own = {**kwargs, "heads": heads}
+            found.append(Attention(call, orders[-1], (q, k, v), own, out, masks))
+        return out
+
+    monkeypatch.setattr(module.PlacedCall, "sequence", sequence)
+    patch = pack.module("nodes.sampling.placed_references")
+    monkeypatch.setattr(patch, "attend_placed", attend)
+    return found
+
+
+@pytest.fixture
+def flux(models: Any) -> Any:
+    return models("flux")
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ComfyUI in a process of its own, with the random micro family and two sprites."""
     base = tmp_path_factory.mktemp("server")

@@ -1,153 +1,30 @@
 """MSDPlaceReferences in the host's own sampling, on a tiny model of each architecture."""
 
-from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
 import pytest
-import reference_models
 import torch
 from comfy.patcher_extension import add_wrapper_with_key
-from placed_rule import masked_scores
-from reference_models import ARCHITECTURES, available, latent
+from placed import (
+    HEIGHT,
+    INNER,
+    LEFT,
+    NAMES,
+    NOWHERE,
+    RIGHT,
+    WHOLE,
+    WIDTH,
+    cond,
+    guide,
+    references,
+    sample,
+)
+from reference_models import ARCHITECTURES, latent
 from sampling import differ
 from torch import Tensor
 
 from lab.host.in_process import run_node
-
-NAMES = available()
-LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
-INNER, WHOLE, NOWHERE = (0.2, 0.1, 0.7, 0.8), (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0)
-HEIGHT, WIDTH = 5, 8  # odd, so that tokens of two cells are padded
-
-
-@pytest.fixture(scope="module")
-def models() -> Callable[[str], Any]:
-    built: dict[str, Any] = {}
-
-    def model(name: str) -> Any:
-        if name not in built:
-            built[name] = reference_models.build(name)
-        return built[name]
-
-    return model
-
-
-@pytest.fixture
-def place(pack: Any) -> Callable[..., Any]:
-    """MSD Place References on a model: place(model, box, ...) or (box, weight, region)."""
-    kinds = pack.module("nodes.subjects")
-
-    def placed(model: Any, *given: Any, counts: Any = None, size: Any = None, **more: Any) -> Any:
-        subjects = []
-        for n, of_subject in enumerate(given):
-            nested = isinstance(of_subject[0], tuple)
-            box, weight, region = of_subject if nested else (of_subject, 1.0, None)
-            references = torch.zeros(counts[n] if counts else 1, 8, 8, 3)
-            subjects.append(kinds.Subject(f"thing {n}", box, weight, references, region=region))
-        return pack.MSDPlaceReferences.execute(
-            model, kinds.Subjects(tuple(subjects), size=size), **more
-        )[0]
-
-    return placed
-
-
-def references(name: str, count: int = 2, seed: int = 50) -> list[Tensor]:
-    """References of several sizes."""
-    sizes = [(4, 3), (3, 5), (4, 4)]
-    return [latent(name, *sizes[n % 3], seed + n) for n in range(count)]
-
-
-def cond(name: str, seed: int, given: Any = None, tokens: int = 7, **more: Any) -> list[Any]:
-    generator = torch.Generator().manual_seed(seed)
-    text = torch.randn(1, tokens, ARCHITECTURES[name].width, generator=generator)
-    values: dict[str, Any] = {"pooled_output": torch.zeros(1, 24), **more}
-    values["attention_mask"] = torch.ones(1, tokens, dtype=torch.int64)
-    if given is not None:
-        values["reference_latents"] = given
-    return [[text, values]]
-
-
-def guide(model: Any, positive: Any, negative: Any = None, cfg: float = 4.0) -> Any:
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative or positive)
-    guider.set_cfg(cfg)
-    return guider
-
-
-def sample(
-    guider: Any, name: str, batch: int = 1, size: Any = (HEIGHT, WIDTH), steps: int = 2,
-    sampler: str = "euler", **more: Any,
-) -> Tensor:  # fmt: skip
-    start = latent(name, *size, 1, batch)
-    sampling = guider.model_patcher.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
-    return guider.sample(
-        start, torch.zeros_like(start), comfy.samplers.sampler_object(sampler), sigmas,
-        disable_pbar=True, seed=1, **more,
-    )  # fmt: skip
-
-
-class Attention:
-    """One joint attention: its parts, what went in, what came out."""
-
-    def __init__(
-        self, call: Any, order: Any, qkv: Any, kwargs: Any, out: Tensor, masks: Any
-    ) -> None:
-        self.call, self.order, self.qkv, self.out = call, tuple(order), qkv, out
-        self.kwargs, self.masks = kwargs, masks
-
-    def error(self, row: int) -> float:
-        """Of one row, against the rule in float64; a share of the largest value above 1."""
-        heads = self.kwargs["heads"]
-        q, k, v = (x[row].double() for x in self.qkv)
-        if not self.kwargs.get("skip_reshape"):
-            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(0, 1) for x in (q, k, v))
-        times = len(q) // len(k)  # grouped heads
-        k, v = k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        expected = torch.softmax(scores + self._mask(row), -1) @ v
-        difference = (self.out[row] - expected.transpose(0, 1).flatten(1)).abs().max()
-        return float(difference / expected.abs().max().clamp(min=1.0))
-
-    def _mask(self, row: int) -> Tensor | float:
-        of_row = self.call.rows[row * len(self.call.rows) // len(self.qkv[0])]
-        start = self.call._prompt_start(of_row)
-        cached = of_row.window, start, self.order, self.call.references, self.call.first_stage
-        if cached not in self.masks:
-            placement = self.call._placement(of_row.window, start)
-            count = self.qkv[1].shape[-2]
-            self.masks[cached] = (
-                0.0
-                if placement.parts_nothing
-                else masked_scores(placement, self.order, torch.zeros(count, count).double())
-            )
-        return self.masks[cached]
-
-
-@pytest.fixture
-def attentions(pack: Any, monkeypatch: Any) -> list[Attention]:
-    """The joint attentions of what is sampled from now on."""
-    module = pack.module("nodes.sampling.joint_attention")
-    right, found, orders, masks = module.attend_placed, [], [], {}
-    right_sequence = module.PlacedCall.sequence
-
-    def sequence(call: Any, queries: int, keys: int) -> Any:
-        orders.append(right_sequence(call, queries, keys))
-        return orders[-1]
-
-    def attend(call: Any, previous: Any, function: Any, q: Any, k: Any, v: Any, heads: int,
-               *args: Any, **kwargs: Any) -> Tensor:  # fmt: skip
-        out = right(call, previous, function, q, k, v, heads, *args, **kwargs)
-        if orders[-1] is not None:
-            own = {**kwargs, "heads": heads}
-            found.append(Attention(call, orders[-1], (q, k, v), own, out, masks))
-        return out
-
-    monkeypatch.setattr(module.PlacedCall, "sequence", sequence)
-    patch = pack.module("nodes.sampling.placed_references")
-    monkeypatch.setattr(patch, "attend_placed", attend)
-    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -242,11 +119,6 @@ def test_frames(models: Any, place: Any, attentions: Any, name: str) -> None:
     for attention in attentions:
         for row in range(len(attention.out)):
             assert attention.error(row) <= 5e-6
-
-
-@pytest.fixture
-def flux(models: Any) -> Any:
-    return models("flux")
 
 
 class TestConditionings:
@@ -371,89 +243,6 @@ class TestSteps:
             registry, "KSampler", model, 3, 2, 1.0, "euler", "simple", positive, positive, start
         )
         assert torch.equal(custom[0]["samples"], usual[0]["samples"])
-
-
-class TestCompany:
-    def test_the_model_that_was_given_stays(self, flux: Any, place: Any) -> None:
-        positive = cond("flux", 2, references("flux"))
-        before = sample(guide(flux, positive), "flux")
-        sample(guide(place(flux, LEFT, RIGHT), positive), "flux")
-        assert torch.equal(sample(guide(flux, positive), "flux"), before)
-
-    @pytest.mark.parametrize("first", [True, False])
-    def test_another_override(self, flux: Any, place: Any, first: bool) -> None:
-        """As packs choose an attention function by."""
-        lengths: list[int] = []
-
-        def override(function: Any, q: Any, k: Any, *args: Any, **kwargs: Any) -> Tensor:
-            lengths.append(k.shape[-2])
-            return function(q, k, *args, **kwargs)
-
-        def with_override(model: Any) -> Any:
-            patched = model.clone()
-            patched.model_options["transformer_options"]["optimized_attention_override"] = override
-            return patched
-
-        positive = cond("flux", 2, references("flux"))
-        expected = sample(guide(place(flux, LEFT, RIGHT), positive), "flux")
-        model = (
-            place(with_override(flux), LEFT, RIGHT)
-            if first
-            else with_override(place(flux, LEFT, RIGHT))
-        )
-        assert torch.equal(sample(guide(model, positive), "flux"), expected)
-        assert len(set(lengths)) == 5  # of the text, of each half, of each reference
-
-    def test_two_layouts_at_once(self, flux: Any, place: Any) -> None:
-        """What both allow."""
-        positive = cond("flux", 2, references("flux"))
-        both = place(place(flux, LEFT, WHOLE), WHOLE, RIGHT)
-        one = place(flux, LEFT, RIGHT)
-        first, second = (sample(guide(m, positive), "flux") for m in (both, one))
-        assert (first - second).abs().max() <= 2e-4 * second.abs().max()
-
-    def test_flux_kv_cache(self, models: Any, place: Any, registry: Any, attentions: Any) -> None:
-        model = place(run_node(registry, "FluxKVCache", models("flux2"))[0], LEFT, RIGHT)
-        sample(guide(model, cond("flux2", 2, references("flux2")), cfg=1.0), "flux2", steps=3)
-        assert {a.qkv[0].shape[2] < a.qkv[1].shape[2] for a in attentions} == {True, False}
-        for attention in attentions:
-            queries = attention.qkv[0].shape[2]
-            if queries == attention.qkv[1].shape[2]:
-                assert attention.error(0) <= 5e-6
-            assert attention.out.shape[1] == queries
-
-    def test_easy_cache(self, flux: Any, place: Any, registry: Any) -> None:
-        model = run_node(registry, "EasyCache", place(flux, LEFT, RIGHT), 0.2, 0.15, 0.95, False)
-        out = sample(guide(model[0], cond("flux", 2, references("flux"))), "flux", steps=6)
-        assert out.isfinite().all()
-
-    def test_nag(self, flux: Any, place: Any, registry: Any) -> None:
-        given = references("flux")
-        model = run_node(registry, "NAGuidance", place(flux, LEFT, RIGHT), 5.0, 0.5, 1.5)[0]
-        plain = run_node(registry, "NAGuidance", flux, 5.0, 0.5, 1.5)[0]
-        texts = cond("flux", 2, given), cond("flux", 3, given)
-        first, second = (sample(guide(m, *texts, cfg=1.0), "flux") for m in (model, plain))
-        assert differ(first, second) and first.isfinite().all()
-
-    def test_torch_compile_runs_uncompiled(self, flux: Any, place: Any, caplog: Any) -> None:
-        from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-        positive = cond("flux", 2, references("flux"))
-        model = place(flux, LEFT, RIGHT)
-        compiled = model.clone()
-        set_torch_compile_wrapper(compiled, backend="aot_eager")
-        assert torch.equal(
-            sample(guide(compiled, positive), "flux"), sample(guide(model, positive), "flux")
-        )
-        assert caplog.text.count("MSD Place References: the model runs uncompiled") == 1
-
-    def test_a_model_that_ignores_references(self, models: Any, place: Any) -> None:
-        """Krea 2 takes them only with a method."""
-        model = models("krea2").clone()
-        model.add_object_patch("diffusion_model.default_ref_method", None)
-        positive = cond("krea2", 2, references("krea2"))
-        with pytest.raises(ValueError, match="Edit Model Reference Method"):
-            sample(guide(place(model, LEFT, RIGHT), positive), "krea2")
 
 
 class TestModels:

@@ -9,17 +9,7 @@ import comfy.text_encoders.flux as flux_text
 import comfy.text_encoders.qwen_image as qwen_text
 import pytest
 import torch
-from test_place_references import (  # noqa: F401
-    LEFT,
-    RIGHT,
-    WHOLE,
-    attentions,
-    cond,
-    guide,
-    models,
-    references,
-    sample,
-)
+from placed import LEFT, RIGHT, guide, references, sample
 
 LLAMA = {
     "hidden_size": 40,
@@ -62,6 +52,8 @@ def clips() -> Callable[[str], Any]:
                 "clip_l_model_config": small,
             }
             built[name] = comfy.sd.CLIP(target, model_options=options)
+            if name == "qwen25_7b":  # a vision tower of one layer instead of 32
+                del built[name].cond_stage_model.qwen25_7b.transformer.visual.blocks[1:]
             generator = torch.Generator().manual_seed(0)
             for parameter in built[name].cond_stage_model.parameters():
                 values = torch.randn(parameter.shape, generator=generator)
@@ -153,7 +145,7 @@ class TestSampling:
     PROMPT = "a red dog and a blue cat"
 
     @pytest.fixture
-    def placed(self, pack: Any, models: Any, clips: Any, name: str, encoder: str) -> Any:  # noqa: F811
+    def placed(self, pack: Any, models: Any, clips: Any, name: str, encoder: str) -> Any:
         kinds = pack.module("nodes.subjects")
         made = [
             kinds.Subject(phrase, box, 1.0, torch.zeros(1, 8, 8, 3))
@@ -183,7 +175,7 @@ class TestSampling:
         self,
         placed: Any,
         encode: Any,
-        attentions: Any,  # noqa: F811
+        attentions: Any,
         name: str,
         encoder: str,
     ) -> None:
@@ -203,6 +195,27 @@ class TestSampling:
         self, placed: Any, encode: Any, name: str, encoder: str, caplog: Any
     ) -> None:
         positive = encode("a green bird")
+        first, second = (
+            sample(guide(model, positive), name) for model in (placed(), placed(prompt=""))
+        )
+        assert torch.equal(first, second)
+        assert caplog.text.count("one of the positive texts isn't the prompt") == 1
+
+    def test_pictures_in_the_text(
+        self, placed: Any, clips: Any, registry: Any, name: str, encoder: str, caplog: Any
+    ) -> None:
+        """An edit encoder that lets the text encoder see the references too: the prompt stands
+        among other tokens there, so all text is shared, and the references are placed."""
+        if name != "qwen_image":
+            pytest.skip("Flux has no such encoder.")
+        from lab.host.in_process import run_node
+
+        pictures = [torch.rand(1, 64, 64, 3) for _ in range(2)]
+        [[text, more]] = run_node(
+            registry, "TextEncodeQwenImageEditPlus", clips(encoder), self.PROMPT,
+            image1=pictures[0], image2=pictures[1],
+        )[0]  # fmt: skip
+        positive = [[text, {**more, "reference_latents": references(name)}]]
         first, second = (
             sample(guide(model, positive), name) for model in (placed(), placed(prompt=""))
         )
