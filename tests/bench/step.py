@@ -5,7 +5,7 @@ all of them alike. On a CPU what a variant adds is timed directly, as a share of
 difference of two whole steps drowns in noise there. IPAdapter_plus and the research code are
 measured beside MSD Apply if IPADAPTER_PLUS and MS_DIFFUSION name checkouts of them.
 
-    python tests/bench/step.py [--device cuda] [--full] [--steps 9] [--scaling] [--write]
+    python tests/bench/step.py [--device cuda] [--full] [--steps 9] [--scaling] [--placed] [--write]
 """
 
 import argparse
@@ -30,6 +30,7 @@ parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 parser.add_argument("--full", action="store_true", help="SDXL's real widths at 1024 x 1024, fp16")
 parser.add_argument("--steps", type=int, default=9, help="of each variant, after the first")
 parser.add_argument("--scaling", action="store_true", help="1 to 16 subjects, 32 to 192 cells")
+parser.add_argument("--placed", action="store_true", help="MSD Place References instead")
 parser.add_argument("--write", action="store_true", help="write docs/benchmarks/")
 options = parser.parse_args()
 
@@ -41,6 +42,7 @@ from lab.host.in_process import load_host  # noqa: E402
 HOST_NODES = load_host()  # before anything of the host looks for a GPU
 
 import comfy.samplers  # noqa: E402
+import placing  # noqa: E402
 import torch  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from models import build_sdxl  # noqa: E402
@@ -338,8 +340,34 @@ def machine(commits: list[str]) -> dict[str, Any]:
     }
 
 
+def place(model: Any, boxes: Sequence[Box]) -> Any:
+    """MSD Place References on a model."""
+    kinds = module("nodes.subjects")
+    subjects = tuple(kinds.Subject("", box, 1.0, torch.zeros(1, 8, 8, 3)) for box in boxes)
+    return HOST_NODES["MSDPlaceReferences"].execute(model, kinds.Subjects(subjects))[0]
+
+
+def time_placed() -> None:
+    """Write the table of placed references."""
+    model, attention = placing.build_flux(), module("nodes.sampling.joint_attention")
+    found = {
+        count: placing.measure(model, place, attention, count, options.steps)
+        for count in placing.LAYOUTS
+    }
+    rows, facts = placing.rows(found), machine([])
+    facts |= {"model": "Flux of a quarter of the width, three blocks", "cells of the latent": 64}
+    setting = ", ".join(f"{key} {value}" for key, value in facts.items())
+    text = "\n\n".join((table(rows), setting))
+    print(text, flush=True)
+    if options.write:
+        save("placed", {"machine": facts, "rows": rows, "calls": found})
+        write(DOCS / "README.md", "placed", text)
+
+
 def main() -> None:
     torch.set_num_threads(1 if options.device == "cpu" else 8)
+    if options.placed:
+        return time_placed()
     if options.scaling:
         result = scale(partial(time_layouts, build((1, 1), 64)))
         text = "\n".join(f"- {k}: {v:.2f}" for k, v in result.items() if isinstance(v, float))

@@ -137,11 +137,11 @@ def available() -> list[str]:
     return [name for name, own in ARCHITECTURES.items() if hasattr(kinds, own.kind)]
 
 
-def build(name: str, seed: int = 0) -> Any:
-    """A ModelPatcher of an architecture."""
+def build(name: str, seed: int = 0, **sizes: Any) -> Any:
+    """A ModelPatcher of an architecture, some of its sizes others than the tiny ones."""
     architecture = ARCHITECTURES[name]
     kind: Callable[..., Any] = getattr(comfy.supported_models, architecture.kind)
-    config = kind({"image_model": name, **architecture.config})
+    config = kind({"image_model": name, **architecture.config, **sizes})
     config.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")
     model = config.get_model({}, "", device=cpu)
