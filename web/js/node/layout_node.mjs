@@ -16,7 +16,7 @@ import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
 
 const MAX_WAITS = 30; // for the host to move links, two frames each
 // Property of the node that holds a copy of the value. A front end that doesn't load our files saves
-// it, while it loses the widget's value; the node runs by it then (nodes/layout/node.py).
+// it, while it loses the widget's value; the node then runs with it (nodes/layout/node.py).
 export const LAYOUT_PROPERTY = "msd_layout";
 
 /**

@@ -1,4 +1,4 @@
-// Links into a node's slots. They are asked of the host's methods: how it stores them has changed.
+// Links into a node's slots, read by the host's methods: how it stores them has changed.
 
 /** @typedef {import("@comfyorg/comfyui-frontend-types").ComfyApp["canvas"]} HostCanvas */
 /** @typedef {NonNullable<HostCanvas["graph"]>} HostGraph */

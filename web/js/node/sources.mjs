@@ -1,6 +1,6 @@
-// Where what a slot receives is from, as the prompt will have it: found the way the host builds the
-// prompt, through reroutes and other nodes that only the front end knows, past bypassed nodes, into
-// subgraphs and out of them.
+// The source of a slot's value in the prompt, found the way the host builds the prompt: through
+// reroutes and other nodes that only the front end knows, past bypassed nodes, into subgraphs and out
+// of them.
 
 import { linkInto, slotOf } from "./links.mjs";
 
@@ -13,7 +13,7 @@ import { linkInto, slotOf } from "./links.mjs";
  * slot it goes out by; or the value that a subgraph's node has.
  * @typedef {{node: HostNode, slot: number, value?: undefined}} NodeSource
  * @typedef {{value: unknown, node?: undefined, slot?: undefined}} ValueSource
- * @typedef {NodeSource | ValueSource | null | undefined} Source null if nothing comes; undefined where
+ * @typedef {NodeSource | ValueSource | null | undefined} Source null if there is none; undefined where
  *   only a run can know
  */
 
