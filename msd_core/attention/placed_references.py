@@ -1,4 +1,4 @@
-"""Placed references (docs/method.md, section 5): in the joint attention of text, picture and
+"""Placed references (docs/placed_references.md): in the joint attention of text, picture and
 references, who may look at whom, and that attention computed without the pairs that may not.
 
 Tokens that look at the same tokens form a group, which attends to just these: what is hidden is

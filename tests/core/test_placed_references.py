@@ -220,27 +220,41 @@ def test_queries_without_the_references():
     torch.testing.assert_close(part, whole[..., :27, :], atol=1e-12, rtol=0)
 
 
-def test_hidden_pairs_are_not_computed():
-    """At the real size of two references on the picture's halves: 512 tokens of text, the picture
-    and each reference 64 x 64."""
-    small = halves(grid=(64, 64))
+# Of all pairs of tokens, what is computed; docs/placed_references.md has the table.
+PAIRS = {
+    "a scene and a subject": (((0, 0, 1, 1), (0.25, 0.25, 0.75, 0.75)), 0.64),
+    "halves": (((0, 0, 0.5, 1), (0.5, 0, 1, 1)), 0.59),
+    "two boxes": (((0, 0.25, 0.4, 0.75), (0.6, 0.25, 1, 0.75)), 0.47),
+    "quarters": (
+        ((0, 0, 0.5, 0.5), (0.5, 0, 1, 0.5), (0, 0.5, 0.5, 1), (0.5, 0.5, 1, 1)),
+        0.31,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_hidden_pairs_are_not_computed(name):
+    """At a real size: 512 tokens of text, the picture and each reference 64 x 64."""
+    boxes, kept = PAIRS[name]
+    subjects = range(len(boxes))
     placement = Placement(
-        small.coverage,
-        [(0, 4096), (1, 4096)],
-        small.weights,
-        torch.zeros(2, 512, dtype=torch.bool),
+        box_coverage(torch.tensor(boxes, dtype=torch.float32), 64, 64),
+        [(n, 4096) for n in subjects],
+        [1.0] * len(boxes),
+        torch.zeros(len(boxes), 512, dtype=torch.bool),
         torch.zeros(512, dtype=torch.bool),
     )
-    count = 512 + 3 * 4096
+    count = 512 + 4096 * (1 + len(boxes))
     everything = torch.arange(count)
     pairs = sum(
         len(everything[group.queries]) * len(everything[group.keys])
         for group in placed_groups(placement, LAMIC)
     )
-    of_text, of_picture = 512 * count, 4096 * (512 + 4096 + 4096)
-    of_references = 2 * 4096 * (512 + 2048 + 4096)
+    cells = [int(placement.coverage[n].sum()) for n in subjects]
+    of_text, of_picture = 512 * count, 4096 * (512 + 4096) + sum(cells) * 4096
+    of_references = sum(4096 * (512 + own + 4096) for own in cells)
     assert pairs == of_text + of_picture + of_references
-    assert round(pairs / count**2, 2) == 0.59
+    assert round(pairs / count**2, 2) == kept
 
 
 def test_boxes_over_whole_rows_are_views():
