@@ -30,7 +30,7 @@ class MSDCropSubjects(io.ComfyNode):
             outputs=[
                 MSDSubjects.Output(
                     display_name="subjects",
-                    tooltip="The subjects as the part shows them; one outside of it has no box.",
+                    tooltip="The subjects as the part shows them; one outside of it isn't seen.",
                 )
             ],
         )

@@ -133,7 +133,9 @@ class MSDLayout(io.ComfyNode):
             ],
             outputs=[
                 MSDSubjects.Output(
-                    display_name="subjects", tooltip="The subjects, for MSD Encode References."
+                    display_name="subjects",
+                    tooltip="The subjects, for MSD Encode References, or for MSD Reference Latents "
+                    "and MSD Place References.",
                 ),
                 io.Mask.Output(
                     display_name="masks", tooltip="Where each subject goes, one mask for each."

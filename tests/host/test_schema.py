@@ -13,7 +13,8 @@ from comfy_api.latest import io
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = ROOT / "tests" / "data" / "node_info.json"
 IDS = ("MSDLoadAdapter", "MSDLayout", "MSDEncodeReferences", "MSDGroundReferences",
-       "MSDAutoLayout", "MSDApply", "MSDCropSubjects")  # fmt: skip
+       "MSDAutoLayout", "MSDApply", "MSDCropSubjects", "MSDReferenceLatents",
+       "MSDPlaceReferences")  # fmt: skip
 
 
 def test_snapshot(registry: Any) -> None:
