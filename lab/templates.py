@@ -1,7 +1,8 @@
 """The cards of the example workflows: python -m lab.templates
 
 Runs each workflow on a real server with the micro family, and writes its layout beside its picture.
-The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so.
+The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so. Nor has
+it a model that takes reference latents: there the card shows the collage in place of a picture.
 """
 
 import argparse
@@ -17,12 +18,14 @@ from PIL import Image, ImageDraw, ImageFont
 from lab.host.in_process import host_folder
 from lab.host.server import PromptError, Server
 from lab.host.workflows import (
+    COLLAGE,
     PREVIEW,
     STEPS,
     WHOLE_PICTURE,
     WORKFLOWS,
     describe_sprites,
     find,
+    name_sprites,
     show_layout,
     use_micro_files,
 )
@@ -85,8 +88,8 @@ def use_background(prompt: dict[str, Any]) -> None:
         text["text"] = text["text"].replace(f" and a {SPRITES[number - 1][2]}", "")
 
 
-def card(layout: Image.Image, picture: Image.Image, without: list[str]) -> Image.Image:
-    """Layout and picture side by side, and a line that says what the picture lacks."""
+def card(layout: Image.Image, picture: Image.Image, note: str) -> Image.Image:
+    """Layout and picture side by side, and a line that says what the picture is or lacks."""
     sides = [
         side.resize((round(HEIGHT * side.width / side.height), HEIGHT), Image.Resampling.LANCZOS)
         for side in (layout, picture)
@@ -94,17 +97,19 @@ def card(layout: Image.Image, picture: Image.Image, without: list[str]) -> Image
     sheet = Image.new("RGB", (sum(side.width for side in sides), HEIGHT))
     sheet.paste(sides[0], (0, 0))
     sheet.paste(sides[1], (sides[0].width, 0))
-    if without:
+    if note:
         draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
         draw.rectangle((sides[0].width, HEIGHT - 34, sheet.width, HEIGHT), fill="#202020")
         at = (sides[0].width + sides[1].width / 2, HEIGHT - 17)
-        draw.text(at, f"without the {' and '.join(without)}", "white", font, anchor="mm")
+        draw.text(at, note, "white", font, anchor="mm")
     return sheet
 
 
 def draw_card(server: Server, workflow: Path) -> Image.Image:
-    """A workflow's layout beside its picture, by the micro family."""
+    """A workflow's layout beside its picture, by the micro family, or beside its collage."""
     prompt = server.workflow(workflow)
+    if any(node["class_type"] == "MSDPlaceReferences" for node in prompt.values()):
+        return draw_collage_card(server, prompt)
     without = bypass(prompt)
     prompt = use_micro_files(prompt, *nearest_size(prompt), STEPS)
     describe_sprites(prompt)
@@ -112,7 +117,20 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
     show_layout(prompt)
     outputs = server.run(prompt)
     picture = server.picture(outputs, find(prompt, "SaveImage"))
-    return card(server.picture(outputs, PREVIEW), picture, without)
+    note = f"without the {' and '.join(without)}" if without else ""
+    return card(server.picture(outputs, PREVIEW), picture, note)
+
+
+def draw_collage_card(server: Server, prompt: dict[str, Any]) -> Image.Image:
+    """The layout of a workflow that the micro family can't run, beside its collage."""
+    layout = prompt[find(prompt, "MSDLayout")]["inputs"]
+    prompt = use_micro_files(prompt, layout["width"], layout["height"], STEPS)
+    name_sprites(prompt)
+    prompt = {k: v for k, v in prompt.items() if v["class_type"] in ("LoadImage", "MSDLayout")}
+    show_layout(prompt)
+    outputs = server.run(prompt)
+    shown = (server.picture(outputs, name) for name in (PREVIEW, COLLAGE))
+    return card(*shown, "collage; model not run here")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ WORKFLOWS = ROOT / "example_workflows"
 NEGATIVE = "low quality, worst quality, blurry"
 STEPS, CFG = 20, 4.0
 WHOLE_PICTURE = [0.0, 0.0, 1.0, 1.0]  # a box
-PREVIEW = "preview"  # id of the node that show_layout adds
+PREVIEW, COLLAGE = "preview", "collage"  # ids of the nodes that show_layout adds
 # The workflows' files, and the micro family's for each.
 FILES = {
     "sd_xl_base_1.0.safetensors": "micro.safetensors",
@@ -45,13 +45,19 @@ def use_micro_files(prompt: dict[str, Any], width: int, height: int, steps: int)
     return prompt
 
 
+def name_sprites(prompt: dict[str, Any]) -> list[str]:
+    """Let the layout's phrases name the sprites; returns the phrases."""
+    subjects = prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]["subjects"]
+    shapes = [shape for _, _, shape in SPRITES[: len(subjects)]]
+    for subject, shape in zip(subjects, shapes, strict=True):
+        subject["phrase"] = shape
+    return shapes
+
+
 def describe_sprites(prompt: dict[str, Any]) -> str:
     """Let the prompt's texts describe the sprites, and sample as the micro family needs it; returns
     the positive text."""
-    layout = prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]
-    shapes = [shape for _, _, shape in SPRITES[: len(layout["subjects"])]]
-    for subject, shape in zip(layout["subjects"], shapes, strict=True):
-        subject["phrase"] = shape
+    shapes = name_sprites(prompt)
     text = f"{' and '.join(f'a {shape}' for shape in shapes)} on {BACKGROUND}"
     prompt[find(prompt, "CLIPTextEncode", "Positive")]["inputs"]["text"] = text
     for node in prompt.values():
@@ -64,9 +70,10 @@ def describe_sprites(prompt: dict[str, Any]) -> str:
 
 
 def show_layout(prompt: dict[str, Any]) -> None:
-    """Add the node PREVIEW, which gives the layout's picture."""
-    prompt[PREVIEW] = {
-        "class_type": "PreviewImage",
-        "inputs": {"images": [find(prompt, "MSDLayout"), 3]},
-        "_meta": {"title": "Preview"},
-    }
+    """Add the nodes PREVIEW and COLLAGE, which give the layout's pictures."""
+    for name, output in ((PREVIEW, 3), (COLLAGE, 4)):
+        prompt[name] = {
+            "class_type": "PreviewImage",
+            "inputs": {"images": [find(prompt, "MSDLayout"), output]},
+            "_meta": {"title": name},
+        }

@@ -58,7 +58,7 @@ def save_random_family(models: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     metadata = {"weights": "random", "seed": str(seed)}
     unet, control, autoencoder = networks.unet(), networks.controlnet(), networks.vae()
-    _fill_autoencoder(autoencoder)
+    fill_autoencoder(autoencoder)
     _fill_zeros(unet, control)
     ids = torch.tensor([0, *range(320, 420), 1929, 2368, 2242, 1937, 49406, 49407])
     text = [text_weights(networks.text_encoder(), ids) for _ in range(2)]
@@ -77,7 +77,7 @@ def save_random_family(models: Path, seed: int = 0) -> None:
     save(hint, models / "controlnet/micro_controlnet.safetensors", metadata)
 
 
-def _fill_autoencoder(autoencoder: nn.Module) -> None:
+def fill_autoencoder(autoencoder: nn.Module) -> None:
     """Initialise a TAESD: the host leaves its weights uninitialised. Its pictures aren't black."""
     g = torch.Generator().manual_seed(0)
     for name, parameter in autoencoder.named_parameters():

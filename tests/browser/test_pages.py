@@ -53,7 +53,9 @@ def test_templates_are_listed_and_load(ui: Ui) -> None:
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.decode().then(() => image.naturalHeight)") == 320
     ui.shot("templates")
-    ui.page.get_by_role("img", name="MS-Diffusion, auto layout", exact=True).click()
+    name = "MS-Diffusion, auto layout"
+    ui.page.get_by_role("heading", name=name, exact=True).scroll_into_view_if_needed()
+    ui.page.get_by_role("img", name=name, exact=True).click()
     ui.until(
         lambda: ui.page.evaluate(
             "() => app.rootGraph.nodes.some((n) => n.type === 'MSDAutoLayout')"

@@ -263,13 +263,16 @@ def flux(models: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ComfyUI in a process of its own, with the random micro family and two sprites."""
+    """A ComfyUI in a process of its own: the random micro family, a tiny Flux and the sprites."""
+    from reference_models import save_files
+
     base = tmp_path_factory.mktemp("server")
     # Its loader package changes the host that it is loaded into, so not in this process.
     subprocess.run(
         [sys.executable, "-m", "lab.microworld.files", str(base / "models")],
         check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{HOST}{os.pathsep}{ROOT}"},
     )  # fmt: skip
+    save_files(base / "models")
     save_sprites(base / "input")
     with Server(HOST, base) as running:
         yield running

@@ -5,11 +5,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference_models import AUTOENCODER, FLUX_FILE
 
 from lab.host.server import PromptError, Server
-from lab.host.workflows import find, use_micro_files
+from lab.host.workflows import FILES, find, use_micro_files
 
 SIZE = 64
+# The workflows' files that the micro family has nothing for, and what stands in for each: a tiny
+# Flux for every model that takes reference latents.
+STAND_INS = {
+    "flux2_dev_fp8mixed.safetensors": FLUX_FILE,
+    "flux2-vae.safetensors": AUTOENCODER,
+    "mistral_3_small_flux2_fp8.safetensors": "micro_clip_l.safetensors",
+    "qwen_image_edit_2511_fp8mixed.safetensors": FLUX_FILE,
+    "qwen_image_vae.safetensors": AUTOENCODER,
+    "qwen_2.5_vl_7b_fp8_scaled.safetensors": "micro_clip_l.safetensors",
+}
+SERVER_FILES = FILES | STAND_INS
+# The micro family's text encoders only go together.
+TEXT_ENCODERS = {
+    "class_type": "DualCLIPLoader",
+    "inputs": {
+        "clip_name1": "micro_clip_l.safetensors",
+        "clip_name2": "micro_clip_g.safetensors",
+        "type": "sdxl",
+    },
+}
 
 
 def run(server: Server, prompt: dict[str, Any]) -> np.ndarray:
@@ -36,4 +57,17 @@ def run_interrupted(server: Server, prompt: dict[str, Any], kind: str, step: int
 
 
 def load(server: Server, path: Path) -> dict[str, Any]:
-    return use_micro_files(server.workflow(path), SIZE, SIZE, steps=3)
+    """A workflow as the server can run it, in 64 x 64 pixels and 3 steps."""
+    prompt = use_micro_files(server.workflow(path), SIZE, SIZE, steps=3)
+    for node in prompt.values():
+        inputs = node["inputs"]
+        inputs |= {
+            k: STAND_INS[v] for k, v in inputs.items() if isinstance(v, str) and v in STAND_INS
+        }
+        if "megapixels" in inputs:
+            inputs["megapixels"] = 0.01
+        if node["class_type"] == "CLIPLoader":
+            node |= TEXT_ENCODERS
+        if node["class_type"] == "EmptyFlux2LatentImage":  # Flux.1 has latents of another size
+            node["class_type"] = "EmptySD3LatentImage"
+    return prompt

@@ -2,12 +2,18 @@
 that the host knows."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.model_patcher
 import comfy.supported_models
 import torch
+from comfy.taesd.taesd import TAESD
+from safetensors.torch import save_file
 from torch import Tensor
+
+from lab.microworld.files import fill_autoencoder
+from lab.microworld.networks import TEXT_WIDTH
 
 FLUX = {
     "in_channels": 16,
@@ -160,3 +166,30 @@ def latent(name: str, height: int, width: int, seed: int, batch: int = 1) -> Ten
     size = (1, height, width) if architecture.frames else (height, width)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, architecture.channels, *size, generator=generator)
+
+
+# What the host reads from a file of Flux, or takes for granted.
+FLUX_IN_A_FILE = {
+    "hidden_size": 128,
+    "num_heads": 1,
+    "axes_dim": [16, 56, 56],
+    "mlp_ratio": 4.0,
+    "context_in_dim": 2 * TEXT_WIDTH,
+    "vec_in_dim": TEXT_WIDTH,
+}
+FLUX_FILE, AUTOENCODER = "tiny_flux.safetensors", "taef1"
+
+
+def save_files(models: Path) -> None:
+    """Write a Flux that takes the texts of the micro family, and an autoencoder for its latents,
+    below a models folder of the host."""
+    flux = build("flux", **FLUX_IN_A_FILE).model.diffusion_model
+    autoencoder = TAESD(latent_channels=16)
+    fill_autoencoder(autoencoder)
+    for path, module in (
+        (f"diffusion_models/{FLUX_FILE}", flux),
+        (f"vae_approx/{AUTOENCODER}_encoder.safetensors", autoencoder.taesd_encoder),
+        (f"vae_approx/{AUTOENCODER}_decoder.safetensors", autoencoder.taesd_decoder),
+    ):
+        (models / path).parent.mkdir(parents=True, exist_ok=True)
+        save_file(dict(module.state_dict()), models / path)

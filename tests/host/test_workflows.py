@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from PIL import Image
-from prompts import SIZE, find, load, run
+from prompts import SERVER_FILES, SIZE, TEXT_ENCODERS, find, load, run
 
 from lab.host.server import PromptError, Server
-from lab.host.workflows import FILES
 
 # What needs another pack can't run here; everything else does.
 FOREIGN = "MS-Diffusion, IPAdapter style"
 ALL = sorted((ROOT / "example_workflows").glob("*.json"))
 WORKFLOWS = [path for path in ALL if path.stem != FOREIGN]
+LOADERS = (
+    *("CheckpointLoaderSimple", "CLIPVisionLoader", "MSDLoadAdapter"),
+    *("UNETLoader", "CLIPLoader", "VAELoader"),
+)
+# Of the node that puts the subjects on the model, what takes them off.
+OFF = {"MSDApply": {"weight": 0.0}, "MSDPlaceReferences": {"start_percent": 1.0}}
 
 
 def test_there_are_workflows() -> None:
@@ -29,6 +34,8 @@ def test_there_are_workflows() -> None:
         "MS-Diffusion, several references",
         "MS-Diffusion, LoRA and ControlNet",
         FOREIGN,
+        "MS-Diffusion, placed references, Flux.2",
+        "MS-Diffusion, placed references, Qwen-Image-Edit",
     }
 
 
@@ -40,7 +47,7 @@ class TestEveryWorkflow:
                 continue
             properties = node["properties"]
             assert properties["cnr_id"] and properties["ver"], node["type"]
-            if node["type"] in ("CheckpointLoaderSimple", "CLIPVisionLoader", "MSDLoadAdapter"):
+            if node["type"] in LOADERS:
                 (model,) = properties["models"]
                 assert node["widgets_values"][0] == model["name"]
                 assert model["url"].startswith("https://huggingface.co/") and model["directory"]
@@ -88,7 +95,7 @@ class TestWorkflow:
         (tmp_path / "api.json").write_text(json.dumps(prompt))
         # Only the files' names differ from what the server has.
         text = path.read_text(encoding="utf-8")
-        for theirs, ours in FILES.items():
+        for theirs, ours in SERVER_FILES.items():
             text = text.replace(f'"{theirs}"', f'"{ours}"')
         (tmp_path / "ui.json").write_text(text, encoding="utf-8")
         for form in ("api.json", "ui.json"):
@@ -105,7 +112,8 @@ class TestWorkflow:
         prompt = load(server, path)
         picture = run(server, prompt)
         assert picture.shape == (SIZE, SIZE, 3) and picture.std() > 10
-        prompt[find(prompt, "MSDApply")]["inputs"]["weight"] = 0.0
+        (node,) = (node for node in prompt.values() if node["class_type"] in OFF)
+        node["inputs"] |= OFF[node["class_type"]]
         without = run(server, prompt)
         assert abs(picture - without).mean() > 1
 
@@ -139,14 +147,7 @@ def test_same_graph_same_picture(server: Server, prompt: dict[str, Any]) -> None
 def test_separate_text_encoders(server: Server, prompt: dict[str, Any]) -> None:
     """The CLIP of DualCLIPLoader is the same encoder, and gives the same picture."""
     first = run(server, prompt)
-    prompt["91"] = {
-        "class_type": "DualCLIPLoader",
-        "inputs": {
-            "clip_name1": "micro_clip_l.safetensors",
-            "clip_name2": "micro_clip_g.safetensors",
-            "type": "sdxl",
-        },
-    }
+    prompt["91"] = dict(TEXT_ENCODERS)
     for node in prompt.values():
         if "clip" in node["inputs"]:
             node["inputs"]["clip"] = ["91", 0]
@@ -167,7 +168,7 @@ def test_refusals_lose_nothing(server: Server, prompt: dict[str, Any]) -> None:
     prompt[find(prompt, "MSDLoadAdapter")]["inputs"]["adapter"] = "../../secret.bin"
     with pytest.raises(PromptError, match="refused the prompt"):
         server.run(prompt)
-    prompt[find(prompt, "MSDLoadAdapter")]["inputs"]["adapter"] = FILES["ms_adapter.bin"]
+    prompt[find(prompt, "MSDLoadAdapter")]["inputs"]["adapter"] = SERVER_FILES["ms_adapter.bin"]
     prompt[find(prompt, "KSampler")]["inputs"]["cfg"] = 7.500001
     assert abs(first - run(server, prompt)).max() <= 1
 
