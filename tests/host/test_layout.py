@@ -9,7 +9,7 @@ from layouts import CAT, CUP, layout, noise_image
 
 
 def test_outputs(lay_out: Any) -> None:
-    subjects, masks, boxes, preview = lay_out(
+    subjects, masks, boxes, preview, collage, shown = lay_out(
         layout(CAT, CUP), noise_image(1), noise_image(2, count=3)
     ).args
     first, second = subjects.subjects
@@ -26,6 +26,9 @@ def test_outputs(lay_out: Any) -> None:
         ]
     ]
     assert preview.shape == (1, 384, 768, 3) and preview.std() > 0.05
+    assert collage.shape == (1, 32, 64, 3) and shown.shape == (1, 32, 64)
+    assert shown[0, 8:24, 5:21].all() and not shown[0, :8].any()  # a square in a box 26 x 16
+    assert (collage[0, :8] == 0.5).all() and collage[0, 8:24, 5:21].std() > 0.05
 
 
 def test_region_replaces_the_box(lay_out: Any) -> None:
