@@ -34,8 +34,8 @@ def test_there_are_workflows() -> None:
         "MS-Diffusion, several references",
         "MS-Diffusion, LoRA and ControlNet",
         FOREIGN,
-        "MS-Diffusion, placed references, Flux.2",
-        "MS-Diffusion, placed references, Qwen-Image-Edit",
+        "MS-Diffusion, Flux.2",
+        "MS-Diffusion, Qwen-Image-Edit",
     }
 
 
