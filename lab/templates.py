@@ -123,14 +123,14 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
 
 def draw_collage_card(server: Server, prompt: dict[str, Any]) -> Image.Image:
     """The layout of a workflow that the micro family can't run, beside its collage."""
-    layout = prompt[find(prompt, "MSDLayout")]["inputs"]
-    prompt = use_micro_files(prompt, layout["width"], layout["height"], STEPS)
+    size = prompt[find(prompt, "MSDLayout")]["inputs"]
+    prompt = use_micro_files(prompt, size["width"], size["height"], STEPS)
     name_sprites(prompt)
     prompt = {k: v for k, v in prompt.items() if v["class_type"] in ("LoadImage", "MSDLayout")}
     show_layout(prompt)
     outputs = server.run(prompt)
-    shown = (server.picture(outputs, name) for name in (PREVIEW, COLLAGE))
-    return card(*shown, "collage; model not run here")
+    layout, collage = (server.picture(outputs, name) for name in (PREVIEW, COLLAGE))
+    return card(layout, collage, "collage; model not run here")
 
 
 def main() -> None:
