@@ -8,7 +8,7 @@ import comfy.ops
 import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from placed import LEFT, RIGHT, WHOLE, cond, guide, references, sample
+from placed import LEFT, NAMES, RIGHT, WHOLE, cond, guide, references, sample
 from reference_models import FLUX
 from sampling import differ
 from torch import Tensor
@@ -60,6 +60,8 @@ class TestCompany:
         assert (first - second).abs().max() <= 2e-4 * second.abs().max()
 
     def test_flux_kv_cache(self, models: Any, place: Any, registry: Any, attentions: Any) -> None:
+        if "FluxKVCache" not in registry:
+            pytest.skip("This ComfyUI hasn't the node.")
         model = place(run_node(registry, "FluxKVCache", models("flux2"))[0], LEFT, RIGHT)
         sample(guide(model, cond("flux2", 2, references("flux2")), cfg=1.0), "flux2", steps=3)
         assert {a.qkv[0].shape[2] < a.qkv[1].shape[2] for a in attentions} == {True, False}
@@ -94,6 +96,8 @@ class TestCompany:
 
     def test_a_model_that_ignores_references(self, models: Any, place: Any) -> None:
         """Krea 2 takes them only with a method."""
+        if "krea2" not in NAMES:
+            pytest.skip("This ComfyUI hasn't the model.")
         model = models("krea2").clone()
         model.add_object_patch("diffusion_model.default_ref_method", None)
         positive = cond("krea2", 2, references("krea2"))
