@@ -22,7 +22,8 @@ import torch
 from conftest import ROOT
 from pages import check_page
 from PIL import Image
-from prompts import find, run, run_interrupted
+from prompts import find, load, run, run_interrupted
+from reference_models import AUTOENCODER, FLUX_FILE
 from safetensors.torch import load_file, save_file
 
 from lab.host.server import PromptError, Server
@@ -44,10 +45,19 @@ Prompt = dict[str, Any]
 @pytest.fixture(scope="module")
 def normal(server: Server) -> Iterator[np.ndarray]:
     """The picture of a normal run; at the end, the page."""
-    from prompts import load
-
     yield run(server, load(server, ROOT / "example_workflows" / "MS-Diffusion, two subjects.json"))
     check_page("faults.md", HEAD, [f"| {name} | {words} |" for name, words in found.items()])
+
+
+@pytest.fixture
+def placed(server: Server) -> Prompt:
+    """References that are placed in a Flux model."""
+    return load(server, ROOT / "example_workflows" / "MS-Diffusion, Flux.2.json")
+
+
+@pytest.fixture(scope="module")
+def normally_placed(server: Server) -> np.ndarray:
+    return run(server, load(server, ROOT / "example_workflows" / "MS-Diffusion, Flux.2.json"))
 
 
 def inputs(prompt: Prompt, kind: str) -> dict[str, Any]:
@@ -291,6 +301,12 @@ def failing(error: str) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def flux_model(prompt: Prompt, server: Server) -> None:
+    given = {"unet_name": FLUX_FILE, "weight_dtype": "default"}
+    prompt["86"] = {"class_type": "UNETLoader", "inputs": given}
+    inputs(prompt, "MSDApply")["model"] = ["86", 0]
+
+
 HUGE = json.dumps({"version": 1, "subjects": [{"phrase": "x" * 100, "box": [0, 0, 1, 1]}] * 70_000})
 FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "adapter file cut in half": written("half.safetensors", lambda data: data[: len(data) // 2]),
@@ -336,7 +352,8 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "subjects grounded with another adapter": other_adapter(1.5),
     "the same adapter from another file": other_adapter(1.0),
     "a UNet without layers, as TensorRT's": unet("no layers"),
-    "a model without text cross-attentions, as Flux": unet("no cross-attentions"),
+    "a model without text cross-attentions": unet("no cross-attentions"),
+    "a Flux model in MSD Apply": flux_model,
     "box inverted": box(0.7, 0.2, 0.3, 0.8),
     "box of no area": box(0.5, 0.2, 0.5, 0.8),
     "box partly outside": box(-0.5, 0.2, 0.4, 1.8),
@@ -391,6 +408,91 @@ def test_it_is_refused_or_runs(
         found[name] = " ".join(["runs", *(f"and warns: {line}" for line in server.texts.values())])
     assert not (server.base / "models" / "ms_diffusion" / EXPLODED).exists()
     assert_normal(server, good, normal)
+
+
+def one_more_reference(prompt: Prompt, server: Server) -> None:
+    """Another node adds one."""
+    prompt["85"] = {"class_type": "VAELoader", "inputs": {"vae_name": AUTOENCODER}}
+    picture(64, 64)(prompt, server)
+    prompt["84"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["90", 0], "vae": ["85", 0]}}
+    guider = inputs(prompt, "BasicGuider")
+    given = {"conditioning": guider["conditioning"], "latent": ["84", 0]}
+    prompt["83"] = {"class_type": "ReferenceLatent", "inputs": given}
+    guider["conditioning"] = ["83", 0]
+
+
+def one_reference_less(prompt: Prompt, server: Server) -> None:
+    """The reference latents are those of another layout."""
+    other = copy.deepcopy(prompt[find(prompt, "MSDLayout")])
+    del other["inputs"]["references.reference_2"], other["inputs"]["layout"]["subjects"][1]
+    prompt["82"] = other
+    inputs(prompt, "MSDReferenceLatents")["subjects"] = ["82", 0]
+
+
+def no_references(prompt: Prompt, server: Server) -> None:
+    inputs(prompt, "BasicGuider")["conditioning"] = [find(prompt, "FluxGuidance"), 0]
+
+
+def sdxl_model(prompt: Prompt, server: Server) -> None:
+    given = {"ckpt_name": "micro.safetensors"}
+    prompt["81"] = {"class_type": "CheckpointLoaderSimple", "inputs": given}
+    inputs(prompt, "MSDPlaceReferences")["model"] = ["81", 0]
+
+
+def no_clip(prompt: Prompt, server: Server) -> None:
+    del inputs(prompt, "MSDPlaceReferences")["clip"]
+
+
+def given_prompt(text: str) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        inputs(prompt, "MSDPlaceReferences")["prompt"] = text
+
+    return change
+
+
+def of_subject(**values: Any) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        subjects(prompt)[0].update(values)
+
+    return change
+
+
+PLACED_FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
+    "more reference latents than subjects": one_more_reference,
+    "fewer reference latents than subjects": one_reference_less,
+    "no reference latents": no_references,
+    "an SDXL model": sdxl_model,
+    "a prompt without clip": no_clip,
+    "clip without a prompt": given_prompt(""),
+    "another prompt than the one that is encoded": given_prompt("a cat and a cup"),
+    "a phrase that the prompt doesn't have": of_subject(phrase="dog"),
+    "no phrase": of_subject(phrase=""),
+    "no box": of_subject(box=None),
+    "weight 0": of_subject(weight=0.0),
+    "all-black region": solid_mask(REGION, 0.0),
+    "soft region": solid_mask(REGION, 0.4, (9, 5)),
+}
+
+
+@pytest.mark.parametrize("name", PLACED_FAULTS)
+def test_placed_references(
+    server: Server, placed: Prompt, normally_placed: np.ndarray, normal: np.ndarray, name: str
+) -> None:
+    good, row = copy.deepcopy(placed), f"MSD Place References: {name}"
+    PLACED_FAULTS[name](placed, server)
+    before = len(server.log.read_text())
+    try:
+        made = run(server, placed)
+    except PromptError as error:
+        found[row] = words_of(error)
+        assert len(found[row]) < 400
+    else:
+        assert np.isfinite(made).all() and made.std() > 1
+        said = " ".join(server.texts[find(placed, "MSDPlaceReferences")].split())
+        logged = re.findall(r"MSD Place References: (.*)", server.log.read_text()[before:])
+        found[row] = " ".join(["runs and says:", said, *(f"Log: {line}" for line in logged)])
+    inputs(good, "MSDPlaceReferences")["first_stage"] += 1e-6 * next(fresh)  # as many steps
+    assert abs(run(server, good) - normally_placed).max() <= 1
 
 
 def words_of(error: PromptError) -> str:
