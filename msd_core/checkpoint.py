@@ -4,7 +4,7 @@ is. Of a pickle only weights are ever read; no code in it is run."""
 import os
 import pickle  # nosec B403
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,18 +13,50 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .adapters.family import Adapter, flat_keys
+from .adapters.ip_adapter import IPAdapter
 from .adapters.ms_diffusion import MSAdapter
+from .adapters.released import ReleasedAdapter
 
-FAMILIES = (MSAdapter,)
+Shapes = Mapping[str, Sequence[int]]
+
+FAMILIES = (MSAdapter, IPAdapter)
+_FAMILIES_IN_WORDS = "MS-Diffusion, nor of IP-Adapter for SDXL or SD1.5"
 FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors has
-# What people mistake for an adapter, by what its keys begin with.
-_OTHERS = (
-    ("ip_adapter", "an IP-Adapter"),
-    ("model.diffusion_model", "a whole checkpoint"),
-    ("double_blocks", "a Flux model"),
-    ("vision_model", "a CLIP vision model"),
-    ("lora_", "a LoRA"),
-    ("id_encoder", "a PhotoMaker"),
+
+
+def _begins(start: str) -> Callable[[Shapes], bool]:
+    return lambda shapes: any(key.startswith(start) for key in shapes)
+
+
+def _has(key: str, size: int, axis: int) -> Callable[[Shapes], bool]:
+    return lambda shapes: len(shapes.get(key, ())) > axis and shapes[key][axis] == size
+
+
+def _is_face_id(shapes: Shapes) -> bool:
+    """Portrait files have no LoRAs, and their image projection is that of FaceID."""
+    lora = any(key.startswith("ip_adapter.") and "_lora." in key for key in shapes)
+    parts = {key.split(".weight")[0] for key in shapes}
+    portrait = "image_proj.proj.2" in parts and "image_proj.proj.3" not in parts
+    return lora or portrait or _begins("image_proj.perceiver_resampler.")(shapes)
+
+
+# What people mistake for an adapter of ours. Most of the first ones have its keys too.
+_OTHERS: tuple[tuple[str, Callable[[Shapes], bool]], ...] = (
+    ("a FaceID adapter, which takes InsightFace's embedding of a face", _is_face_id),
+    (
+        "InstantID, which takes InsightFace's embedding of a face",
+        _has("image_proj.proj_in.weight", 512, axis=1),
+    ),
+    ("an IP-Adapter for Kolors", _has("image_proj.layers.0.0.to_out.weight", 2048, axis=0)),
+    ("an IP-Adapter for SD3", _begins("ip_adapter.0.norm_ip.")),
+    ("an IP-Adapter for Flux", _begins("double_blocks.0.processor.ip_adapter")),
+    ("an IP-Adapter for Flux", _begins("ip_adapter.0.to_k_ip.")),
+    ("a MIP-Adapter", lambda shapes: any(".text_to_weight." in key for key in shapes)),
+    ("a whole checkpoint", _begins("model.diffusion_model")),
+    ("a Flux model", _begins("double_blocks")),
+    ("a CLIP vision model", _begins("vision_model")),
+    ("a LoRA", _begins("lora_")),
+    ("a PhotoMaker", _begins("id_encoder")),
 )
 
 
@@ -40,7 +72,7 @@ def load_adapter(path: str | os.PathLike[str], operations: Any = nn) -> Adapter:
     """
     path = Path(path)
     tensors, metadata = _read(path)
-    family = family_of(path, tensors)
+    family = family_of(path, {key: tensor.shape for key, tensor in tensors.items()})
     for key, tensor in tensors.items():
         check_values(path, key, tensor)
     try:
@@ -49,22 +81,21 @@ def load_adapter(path: str | os.PathLike[str], operations: Any = nn) -> Adapter:
         raise unsound(path, family.name, error) from error
 
 
-def family_of(path: Path, keys: Iterable[str]) -> type[MSAdapter]:
-    """The family that a file's flat keys belong to.
+def family_of(path: Path, shapes: Shapes) -> type[ReleasedAdapter]:
+    """The family that a file's flat keys and shapes belong to.
 
     Raises:
         ValueError: none of ours; says what the file looks like.
     """
+    refused = f"{path} is not an adapter of {_FAMILIES_IN_WORDS}"
+    for other, looks_like_it in _OTHERS:
+        if looks_like_it(shapes):
+            raise ValueError(f"{refused}: it looks like {other}.")
     for family in FAMILIES:
-        if family.owns(keys):
+        if family.owns(shapes):
             return family
-    other = next(
-        (name for start, name in _OTHERS if any(key.startswith(start) for key in keys)), None
-    )
-    hint = f"; it looks like {other}" if other else ""
-    raise ValueError(
-        f"{path} is not an MS-Diffusion adapter: it has no 'ms_adapter' weights{hint}."
-    )
+    parts = " or ".join(repr(family.part) for family in FAMILIES)
+    raise ValueError(f"{refused}: it has no {parts} weights.")
 
 
 def unsound(path: Path, family: str, problem: object) -> ValueError:
@@ -120,7 +151,8 @@ def _weights(path: Path, flat: Mapping[str, Any]) -> dict[str, Tensor]:
     for key, tensor in flat.items():
         if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise unsound(path, family_of(path, flat).name, f"{key!r} is no weight but {kind}")
+            shapes = {key: getattr(value, "shape", ()) for key, value in flat.items()}
+            raise unsound(path, family_of(path, shapes).name, f"{key!r} is no weight but {kind}")
     return {key: tensor.detach() for key, tensor in flat.items()}
 
 

@@ -30,9 +30,10 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
         key: (tensor.dtype, tensor.shape)
         for key, tensor in read_pickle(source, mapped=True).items()
     }
-    family = family_of(source, layout)
+    shapes = {key: shape for key, (_, shape) in layout.items()}
+    family = family_of(source, shapes)
     try:
-        adapter = family.from_shapes({key: shape for key, (_, shape) in layout.items()})
+        adapter = family.from_shapes(shapes)
     except ValueError as error:
         raise unsound(source, family.name, error) from error
 
@@ -62,9 +63,9 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m msd_core.convert",
-        description="Convert an MS-Diffusion adapter from the released pickle to safetensors.",
+        description="Convert an adapter file from the released pickle to safetensors.",
     )
-    parser.add_argument("source", help="ms_adapter.bin")
+    parser.add_argument("source", help="the .bin file")
     parser.add_argument("target", help="the safetensors file to write; must not exist")
     options = parser.parse_args()
     try:

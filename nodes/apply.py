@@ -27,11 +27,15 @@ class MSDApply(io.ComfyNode):
             node_id="MSDApply",
             display_name="MSD Apply",
             category="MS-Diffusion",
-            description="Draw each subject where its box is, with an SDXL model.",
+            description="Draw each subject where its box is, with a model of SDXL or SD1.5.",
             search_aliases=["ms diffusion", "multi subject", "regional ipadapter"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="SDXL model; LoRAs and other patches stay."),
+                io.Model.Input(
+                    "model",
+                    tooltip="Model that the adapter is for, SDXL or SD1.5; LoRAs and other "
+                    "patches stay.",
+                ),
                 MSDAdapterType.Input("adapter", tooltip="Adapter from Load MS-Diffusion Adapter."),
                 MSDSubjects.Input(
                     "subjects", tooltip="Subjects from MSD Ground References or MSD Auto Layout."
@@ -97,7 +101,11 @@ class MSDApply(io.ComfyNode):
         every, scales = torch.cat(tokens), torch.tensor([weights[n] for n in indices])
         blocks = [attention.block for attention in attentions]
         comfy.model_management.load_model_gpu(adapter)
-        blank = family.blank_image_tokens()
+        blanks = [
+            subject.blank_image_tokens.expand_as(of_subject)
+            for subject, of_subject in zip(subjects.subjects, tokens, strict=True)
+            if subject.blank_image_tokens is not None
+        ]
         branch = ImageBranch(
             _keys_values(adapter, blocks, every, scales),
             family.rule,
@@ -105,8 +113,7 @@ class MSDApply(io.ComfyNode):
             indices,
             # In each subject's place, since a softmax over equal tokens is that over one of them:
             # so the positive rows' coverages hold, and so do their weights.
-            None if blank is None
-            else _keys_values(adapter, blocks, blank.expand_as(every), scales),
+            _keys_values(adapter, blocks, torch.cat(blanks), scales) if blanks else None,
         )  # fmt: skip
         unique_id = cls.hidden.unique_id if cls.hidden else None
         patch = SubjectAttentionPatch(branch, start_percent, end_percent, unique_id)
@@ -126,9 +133,10 @@ def _cross_attentions(model: ModelPatcher) -> list[CrossAttention]:
     attentions = cross_attentions(module_shapes(unet))
     if not attentions:
         raise ValueError(
-            f"model: expected an SDXL UNet, got {type(unet).__name__} without SDXL's text "
-            "cross-attentions (a model of another family, as Flux or SD3). Load an SDXL "
-            "checkpoint, or, for a model that takes reference latents, use MSD Place References."
+            f"model: expected a UNet of SDXL or SD1.5, got {type(unet).__name__} without text "
+            "cross-attentions (a model of another family, as Flux or SD3). Load an SDXL or SD1.5 "
+            "checkpoint, as the adapter needs it; with a model that takes reference latents, use "
+            "MSD Place References."
         )
     return attentions
 
@@ -179,5 +187,6 @@ def _keys_values(
 def _without_references(subject: Subject) -> Subject:
     """A subject's phrase and layout alone: the model shouldn't hold on to its references."""
     return replace(
-        subject, references=torch.empty(0), reference_masks=None, features=None, image_tokens=None
-    )
+        subject, references=torch.empty(0), reference_masks=None, features=None,
+        image_tokens=None, blank_image_tokens=None,
+    )  # fmt: skip

@@ -98,7 +98,7 @@ class MSDAutoLayout(io.ComfyNode):
 
 
 def encode_prompt(clip: CLIP, prompt: str) -> tuple[Tensor, ...]:
-    """[P, C] of the encoded prompt, the channels of SDXL's first text encoder, whose tokens
+    """[P, C] of the encoded prompt, the channels of the first text encoder, whose tokens
     `token_positions` counts; several where hooks schedule the encoder's weights."""
     width = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight.shape[1]
     encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
@@ -121,7 +121,9 @@ def token_positions(clip: CLIP, phrase: str, prompt: str, occurrence: int) -> tu
     plain = comfy.sd1_clip.unescape_important("".join(text for text, _ in segments))
     host_tokenizer = getattr(clip.tokenizer, "clip_l", None)
     if host_tokenizer is None:
-        raise ValueError("clip: it has no CLIP-L. Connect the CLIP of an SDXL checkpoint.")
+        raise ValueError(
+            "clip: it has no CLIP-L. Connect the CLIP of the checkpoint that is sampled."
+        )
     if host_tokenizer.embedding_directory is not None:  # else the host takes them for words
         plain = _EMBEDDING.sub("", plain)
     tokenizer = host_tokenizer.tokenizer

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel
@@ -17,6 +18,7 @@ from .subjects import Features, MSDSubjects, Subject, Subjects
 PUBLISHED_SIZE = 512
 _BACKGROUNDS = {"black": 0, "grey": 128, "white": 255}
 _memo = Memo[ClipVisionModel, Features]()
+_blanks = Memo[ClipVisionModel, Tensor]()
 
 
 def cut_out(reference: Tensor, mask: Tensor | None, background: str) -> Image.Image:
@@ -41,7 +43,7 @@ def prepare_reference(
     Args:
         reference: [H, W, 3] in 0..1. mask: [H, W], where the subject is, or None.
         fit: "stretch" (published), "crop" or "pad" to a square.
-        background: "black" (published), "grey" or "keep", outside the mask.
+        background: "black" (published), "grey", "white" or "keep", outside the mask.
         size: pixels of the encoder's edge.
     Returns:
         [size, size, 3] in 0..1
@@ -72,29 +74,31 @@ class MSDEncodeReferences(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     tooltip="The image encoder that the adapter was trained with: "
-                    "CLIP-ViT-bigG-14 for the released one.",
+                    "CLIP-ViT-bigG-14 for MS-Diffusion, mostly CLIP-ViT-H-14 for IP-Adapter.",
                 ),
                 MSDSubjects.Input("subjects", tooltip="Subjects from MSD Layout."),
                 io.Combo.Input(
                     "fit",
                     options=["stretch", "crop", "pad"],
                     default="stretch",
-                    tooltip="How a reference becomes square: stretch it (as the method was "
-                    "trained), crop its middle, or pad it.",
+                    tooltip="How a reference becomes square: stretch it (as MS-Diffusion was "
+                    "trained), crop its middle (as IP-Adapter was trained), or pad it.",
                 ),
                 io.Combo.Input(
                     "background",
-                    options=["black", "grey", "keep"],
+                    options=["black", "grey", "keep", "white"],
                     default="black",
-                    tooltip="What replaces a reference outside its mask: black (as the method was "
-                    "trained), grey, or nothing. Without a mask the reference stays whole.",
+                    tooltip="What replaces a reference outside its mask: black (as MS-Diffusion "
+                    "was trained), grey, white, or nothing (keep, as IP-Adapter was trained). "
+                    "Without a mask the reference stays whole.",
                 ),
                 io.Combo.Input(
                     "several_photos",
                     options=["average", "concatenate"],
                     default="average",
                     tooltip="Several references of one subject: average their features, or give "
-                    "each its own image tokens (as if the subject were there twice).",
+                    "each its own image tokens (as if the subject were there twice), as is usual "
+                    "with IP-Adapter.",
                     advanced=True,
                 ),
             ],
@@ -120,9 +124,10 @@ class MSDEncodeReferences(io.ComfyNode):
         for subject in subjects.subjects:
             features = _features(clip_vision, subject, fit, background)
             if several_photos == "average":
-                features = Features(
-                    features.hidden_states.mean(0, keepdim=True),
-                    features.pooled.mean(0, keepdim=True),
+                features = replace(
+                    features,
+                    hidden_states=features.hidden_states.mean(0, keepdim=True),
+                    pooled=features.pooled.mean(0, keepdim=True),
                 )
             encoded.append(replace(subject, features=features))
             progress.update(1)
@@ -151,4 +156,15 @@ def _encode(clip_vision: ClipVisionModel, references: Tensor) -> Features:
             "the adapter was trained with in Load CLIP Vision; CLIP-ViT-bigG-14 for the released "
             "one."
         )
-    return Features(hidden_states.float(), output["image_embeds"].float())
+    blank = _blanks.get(clip_vision, compute=lambda: _encode_blank(clip_vision))
+    return Features(hidden_states.float(), output["image_embeds"].float(), blank)
+
+
+def _encode_blank(clip_vision: ClipVisionModel) -> Tensor:
+    """[P, E], the hidden states for pixel values of zeros: after mean and std, so a grey image,
+    which the host would round to 8 bits if it were given as one."""
+    comfy.model_management.load_model_gpu(clip_vision.patcher)
+    size = clip_vision.image_size
+    zeros = torch.zeros(1, 3, size, size, device=clip_vision.load_device)
+    hidden_states = clip_vision.model(pixel_values=zeros, intermediate_output=-2)[1][0]
+    return hidden_states.float().to(comfy.model_management.intermediate_device())

@@ -18,7 +18,7 @@ from .subjects import Features, MSDAdapterType, MSDSubjects, Subjects
 
 logger = logging.getLogger(__name__)
 
-_tokens = Memo[ModelPatcher, Tensor]()
+_tokens = Memo[ModelPatcher, tuple[Tensor, Tensor | None]]()
 _phrases = Memo[CLIP, Tensor]()
 
 
@@ -29,17 +29,23 @@ class MSDGroundReferences(io.ComfyNode):
             node_id="MSDGroundReferences",
             display_name="MSD Ground References",
             category="MS-Diffusion",
-            description="Turn each subject's features, phrase and box into image tokens.",
+            description="Turn each subject's features into image tokens, with its phrase and box "
+            "where the adapter asks for them.",
             search_aliases=["ms diffusion", "grounding", "resampler"],
             inputs=[
                 MSDAdapterType.Input("adapter", tooltip="Adapter from Load MS-Diffusion Adapter."),
-                io.Clip.Input("clip", tooltip="The SDXL text encoder of the checkpoint."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The text encoder of the checkpoint. It reads the phrases for "
+                    "MS-Diffusion; IP-Adapter doesn't ask it.",
+                ),
                 MSDSubjects.Input("subjects", tooltip="Subjects from MSD Encode References."),
                 io.Boolean.Input(
                     "use_grounding",
                     default=True,
                     tooltip="Let phrase and box guide what is taken from the reference. Off: the "
-                    "box still places the subject, but nothing says what it is.",
+                    "box still places the subject, but nothing says what it is. IP-Adapter has no "
+                    "such guidance.",
                     advanced=True,
                 ),
             ],
@@ -66,28 +72,43 @@ class MSDGroundReferences(io.ComfyNode):
                 logger.warning("MSD Ground References: subject %d has no phrase.", number)
         phrases = _checked_phrases(clip, needs, [subject.phrase for subject in subjects.subjects])
         grounded = []
-        for subject, feature, phrase in zip(subjects.subjects, features, phrases, strict=True):
+        for subject, (feature, blank), phrase in zip(
+            subjects.subjects, features, phrases, strict=True
+        ):
             # In float32: at half precision the box's Fourier features lose two decimals.
             inputs = (
                 feature.float(),
                 phrase.float().expand(len(feature), *phrase.shape),
                 torch.tensor([subject.box if needs.box else ()] * len(feature)),
+                blank,
             )
-            tokens = _tokens.get(
+            tokens, blank_tokens = _tokens.get(
                 adapter, *inputs, str(use_grounding),
                 compute=partial(_image_tokens, adapter, *inputs, use_grounding),
             )  # fmt: skip
-            grounded.append(replace(subject, image_tokens=tokens, adapter_digest=family.digest))
+            grounded.append(
+                replace(
+                    subject, image_tokens=tokens, blank_image_tokens=blank_tokens,
+                    adapter_digest=family.digest,
+                )
+            )  # fmt: skip
         return io.NodeOutput(replace(subjects, subjects=tuple(grounded)))
 
 
 def _image_tokens(
-    adapter: ModelPatcher, features: Tensor, phrases: Tensor, boxes: Tensor, use_grounding: bool
-) -> Tensor:
+    adapter: ModelPatcher, features: Tensor, phrases: Tensor, boxes: Tensor, blank: Tensor,
+    use_grounding: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Image tokens [n, T, C] and blank ones [T, C], if the family has any."""
     comfy.model_management.load_model_gpu(adapter)
-    inputs = (x.to(adapter.load_device) for x in (features, phrases, boxes))
-    tokens = adapter.model.image_tokens(*inputs, use_grounding)
-    return tokens.to(comfy.model_management.intermediate_device())
+    family: Adapter = adapter.model
+    device = comfy.model_management.intermediate_device()
+    features, phrases, boxes, blank = (
+        x.to(adapter.load_device) for x in (features, phrases, boxes, blank)
+    )
+    tokens = family.image_tokens(features, phrases, boxes, use_grounding)
+    blank_tokens = family.blank_image_tokens(blank)
+    return tokens.to(device), None if blank_tokens is None else blank_tokens.to(device)
 
 
 def phrase_embeds(clip: CLIP, phrases: Sequence[str]) -> Tensor:
@@ -146,8 +167,11 @@ def _checked_phrases(clip: CLIP, needs: Needs, phrases: Sequence[str]) -> Sequen
     return embeds
 
 
-def _checked_features(features: Features | None, needs: Needs, number: int) -> Tensor:
-    """The image features of subject `number` that an adapter needs, if they are as wide."""
+def _checked_features(
+    features: Features | None, needs: Needs, number: int
+) -> tuple[Tensor, Tensor]:
+    """The image features of subject `number` that an adapter needs, if they are as wide, and the
+    encoder's hidden states for pixel values of zeros."""
     if features is None:
         raise ValueError(
             f"subjects: subject {number} has no image features. Put MSD Encode References between "
@@ -161,4 +185,4 @@ def _checked_features(features: Features | None, needs: Needs, number: int) -> T
             f"({needs.feature_width} wide), got those of {got} ({width} wide). Load "
             f"{needs.image_encoder} in Load CLIP Vision."
         )
-    return needed
+    return needed, features.blank_hidden_states

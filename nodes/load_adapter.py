@@ -11,46 +11,45 @@ from comfy_api.latest import io
 from ..msd_core.checkpoint import load_adapter
 from .subjects import MSDAdapterType
 
-FOLDER = "ms_diffusion"
-# Where users of other packs already have the file; there only names that say so are ours.
-_SHARED_FOLDERS = ("photomaker", "ipadapter")
+FOLDERS = ("ms_diffusion", "ipadapter")
+# Where users of other packs may have MS-Diffusion's file; only names that say so are ours there.
+_SHARED_FOLDER = "photomaker"
 
 _EXTENSIONS = (".bin", ".safetensors", ".sft", ".pt")
 
 
-def _register_folder() -> None:
-    """Add our folder and extensions. Another pack may have registered the same name before, with
+def _register_folders() -> None:
+    """Add our folders and extensions. Another pack may have registered the same names before, with
     lists, tuples or frozen sets of paths and extensions."""
     registered = folder_paths.folder_names_and_paths
-    paths, extensions = registered.get(FOLDER, ((), ()))
-    own = os.path.join(folder_paths.models_dir, FOLDER)
-    registered[FOLDER] = (
-        list(dict.fromkeys((*paths, own))),
-        {*(extensions or ()), *_EXTENSIONS},
-    )
+    for folder in FOLDERS:
+        paths, extensions = registered.get(folder, ((), ()))
+        own = os.path.join(folder_paths.models_dir, folder)
+        registered[folder] = (
+            list(dict.fromkeys((*paths, own))),
+            {*(extensions or ()), *_EXTENSIONS},
+        )
 
 
-_register_folder()
+_register_folders()
 
 
 def _adapter_files() -> list[str]:
-    names = folder_paths.get_filename_list(FOLDER)
-    for folder in _SHARED_FOLDERS:
-        if folder in folder_paths.folder_names_and_paths:
-            names += [
-                n for n in folder_paths.get_filename_list(folder) if "ms_adapter" in n.lower()
-            ]
+    names = [name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
+    if _SHARED_FOLDER in folder_paths.folder_names_and_paths:
+        shared = folder_paths.get_filename_list(_SHARED_FOLDER)
+        names += [name for name in shared if "ms_adapter" in name.lower()]
     return list(dict.fromkeys(names))
 
 
 def _adapter_path(name: str) -> str:
-    for folder in (FOLDER, *_SHARED_FOLDERS):
+    for folder in (*FOLDERS, _SHARED_FOLDER):
         if folder in folder_paths.folder_names_and_paths:
             path = folder_paths.get_full_path(folder, name)
             if path is not None:
                 return path
     raise FileNotFoundError(
-        f"adapter: there is no {name!r} in models/{FOLDER}. Put ms_adapter.bin there."
+        f"adapter: there is no {name!r} in models/ms_diffusion or models/ipadapter. Put it there."
     )
 
 
@@ -61,14 +60,21 @@ class MSDLoadAdapter(io.ComfyNode):
             node_id="MSDLoadAdapter",
             display_name="Load MS-Diffusion Adapter",
             category="MS-Diffusion",
-            description="Load the MS-Diffusion adapter (ms_adapter.bin or .safetensors).",
-            search_aliases=["ms diffusion", "ms_adapter", "multi subject", "subject loader"],
+            description="Load an adapter of MS-Diffusion or IP-Adapter; its file says which.",
+            search_aliases=[
+                "ms diffusion",
+                "ms_adapter",
+                "multi subject",
+                "subject loader",
+                "ip adapter",
+                "ipadapter",
+            ],
             inputs=[
                 io.Combo.Input(
                     "adapter",
                     options=_adapter_files(),
-                    tooltip="Adapter file in models/ms_diffusion. Files named ms_adapter in "
-                    "models/photomaker and models/ipadapter are listed too.",
+                    tooltip="Adapter file in models/ms_diffusion or models/ipadapter. Files named "
+                    "ms_adapter in models/photomaker are listed too.",
                 ),
             ],
             outputs=[

@@ -18,6 +18,7 @@ class Features:
 
     hidden_states: Tensor  # [n, P, E], of the last layer but one
     pooled: Tensor  # [n, E], after the encoder's projection
+    blank_hidden_states: Tensor  # [P, E], for pixel values of zeros
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Subject:
     region: Tensor | None = None  # [H, W], where in the picture it goes, instead of the box
     features: Features | None = None  # of the references, set by MSDEncodeReferences
     image_tokens: Tensor | None = None  # [n, T, C], set by MSDGroundReferences
+    # [T, C], for negative rows, by families that act on them; set by MSDGroundReferences
+    blank_image_tokens: Tensor | None = None
     token_positions: tuple[int, ...] = ()  # of its phrase in the prompt, set by MSDAutoLayout
     adapter_digest: str | None = None  # of the adapter that gave the image tokens
 

@@ -12,19 +12,19 @@ from torch import Tensor
 
 __all__ = ["Golden", "recipe"]
 
-_FOLDER = Path(__file__).parent / "data" / "golden"
+_DATA = Path(__file__).parent / "data"
 
 
 class Golden:
     """One set of golden data, or a part of one that has its own file of outputs."""
 
-    def __init__(self, name: str, part: str | None = None) -> None:
-        self.manifest: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text())
+    def __init__(self, name: str, part: str | None = None, folder: str = "golden") -> None:
+        self.manifest: dict[str, Any] = json.loads((_DATA / folder / f"{name}.json").read_text())
         self.seed: int = self.manifest.get("seed", 0)
         if part:
             self.manifest = self.manifest[part]
             name = f"{name}_{part}"
-        self._file = _FOLDER / f"{name}.safetensors"
+        self._file = _DATA / folder / f"{name}.safetensors"
         self._stored: dict[str, Tensor] | None = None
 
     def outputs(self, prefix: str) -> dict[str, Tensor]:

@@ -66,9 +66,13 @@ class Adapter(Protocol):
         """
         ...
 
-    def blank_image_tokens(self) -> Tensor | None:
+    def blank_image_tokens(self, hidden_states: Tensor) -> Tensor | None:
         """[T, C], what the rows of negative (all but the positive) conditionings get in place of
-        each subject's image tokens; None leaves those rows as they are."""
+        each subject's image tokens; None leaves those rows as they are.
+
+        Args:
+            hidden_states: [P, E] of the image encoder for pixel values of zeros, float32.
+        """
         ...
 
     def keys_and_values(self, image_tokens: Tensor) -> list[tuple[Tensor, Tensor]]:

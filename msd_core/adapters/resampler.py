@@ -2,12 +2,12 @@
 (docs/method.md, sections 2 and 3). Parameters have the names of `ms_adapter.bin`."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
+
+from .perceiver import PerceiverLayers, PerceiverSizes, learned_latents
 
 FOURIER_FREQUENCIES = 8
 FOURIER_TEMPERATURE = 100
@@ -28,41 +28,10 @@ def box_fourier(boxes: Tensor) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=-2).flatten(-3)
 
 
-class PerceiverAttention(nn.Module):
-    """Latents attend to the features and to themselves (pre-norm, no biases)."""
-
-    def __init__(self, dim: int, dim_head: int, heads: int, operations: Any, device: Any) -> None:
-        super().__init__()
-        inner = dim_head * heads
-        self.heads = heads
-        self.norm1 = operations.LayerNorm(dim, device=device)
-        self.norm2 = operations.LayerNorm(dim, device=device)
-        self.to_q = operations.Linear(dim, inner, bias=False, device=device)
-        self.to_kv = operations.Linear(dim, inner * 2, bias=False, device=device)
-        self.to_out = operations.Linear(inner, dim, bias=False, device=device)
-
-    def forward(self, features: Tensor, latents: Tensor) -> Tensor:
-        """features [S, P, dim], latents [S, T, dim] -> [S, T, dim]."""
-        latents = self.norm2(latents)
-        q = self.to_q(latents)
-        k, v = self.to_kv(torch.cat((self.norm1(features), latents), dim=1)).chunk(2, dim=-1)
-        q, k, v = (rearrange(x, "s n (h d) -> s h n d", h=self.heads) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(rearrange(out, "s h n d -> s n (h d)"))
-
-
 @dataclass(frozen=True)
-class ResamplerSizes:
+class ResamplerSizes(PerceiverSizes):
     """Sizes of a `GroundingResampler`, by the research code's names."""
 
-    dim: int  # width of the perceiver
-    depth: int  # its layers
-    dim_head: int
-    heads: int
-    num_queries: int  # image tokens a subject, T
-    embedding_dim: int  # width of the image features, E
-    output_dim: int  # width of the UNet's cross-attention, C
-    ff_mult: int  # the feed-forward layers are this many times as wide as the perceiver
     phrase_embeddings_dim: int  # width of the phrase embedding, F
 
 
@@ -78,36 +47,20 @@ class GroundingResampler(nn.Module):
     def __init__(self, sizes: ResamplerSizes, operations: Any = nn, device: Any = None) -> None:
         super().__init__()
         self.sizes = sizes
-        dim, num_queries = sizes.dim, sizes.num_queries
-        hidden = dim * sizes.ff_mult
+        dim = sizes.dim
         grounding = sizes.phrase_embeddings_dim + FOURIER_WIDTH
-        self.grounding_latents = nn.Parameter(torch.empty(1, num_queries, dim, device=device))
-        if not self.grounding_latents.is_meta:  # there it would import seconds of torch's compiler
-            nn.init.normal_(self.grounding_latents, std=dim**-0.5)
+        self.grounding_latents = learned_latents(sizes, device)
         self.latent_proj = nn.Sequential(
             operations.Linear(grounding, grounding * 2, device=device),
             nn.GELU(),
-            operations.Linear(grounding * 2, num_queries * dim, device=device),
+            operations.Linear(grounding * 2, sizes.num_queries * dim, device=device),
         )
         self.latent_norm = operations.LayerNorm(dim, device=device)
         self.proj_in = operations.Linear(sizes.embedding_dim, dim, device=device)
         self.attention_norm = operations.LayerNorm(dim, device=device)
         self.proj_out = operations.Linear(dim, sizes.output_dim, device=device)
         self.norm_out = operations.LayerNorm(sizes.output_dim, device=device)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                (
-                    PerceiverAttention(dim, sizes.dim_head, sizes.heads, operations, device),
-                    nn.Sequential(
-                        operations.LayerNorm(dim, device=device),
-                        operations.Linear(dim, hidden, bias=False, device=device),
-                        nn.GELU(),
-                        operations.Linear(hidden, dim, bias=False, device=device),
-                    ),
-                )
-            )
-            for _ in range(sizes.depth)
-        )
+        self.layers = PerceiverLayers(sizes, operations, device)
 
     def latents(self, phrase_embeds: Tensor, boxes: Tensor, drop_grounding: Tensor) -> Tensor:
         """Start latents of each subject; see `forward` for the arguments. -> [S, T, dim]."""
@@ -131,8 +84,5 @@ class GroundingResampler(nn.Module):
         """
         x = self.proj_in(features)
         latents = self.latents(phrase_embeds, boxes, drop_grounding)
-        for layer in self.layers:
-            attention, feed_forward = cast(nn.ModuleList, layer)
-            latents = latents + cast(Tensor, attention(x, latents))
-            latents = latents + cast(Tensor, feed_forward(latents))
+        latents = self.layers(x, latents)
         return self.norm_out(self.proj_out(self.attention_norm(latents)))

@@ -14,6 +14,8 @@ _CROSS_ATTENTION = re.compile(
 )
 
 
+# What users call them, by the width of the text that they take.
+_FAMILIES = {2048: "SDXL", 1024: "SD2", 768: "SD1.5"}
 Block = tuple[str, int, int]  # as the host names it: "input", "middle" or "output", number, depth
 
 
@@ -64,6 +66,13 @@ def check_fit(attentions: Sequence[CrossAttention], projections: Sequence[tuple[
     Raises:
         ValueError: the adapter was made for another UNet.
     """
+    theirs, ours = projections[0][1], attentions[0].context
+    if theirs != ours:
+        needed, given = (_FAMILIES.get(width, "another model") for width in (theirs, ours))
+        raise ValueError(
+            f"the adapter is for {needed} (a text {theirs} wide), the model is {given} ({ours}). "
+            f"Load a checkpoint of {needed}, or an adapter for {given}"
+        )
     unet = [(attention.width, attention.context) for attention in attentions]
     if len(unet) != len(projections):
         raise ValueError(

@@ -144,7 +144,7 @@ FAULTS = {
     ),
     "no layers": (
         lambda sd: [sd.pop(key) for key in list(sd) if key.startswith("ms_adapter")],
-        "it has no 'ms_adapter' weights",
+        "it has no 'ms_adapter' or 'ip_adapter' weights",
     ),
     "missing value": (
         lambda sd: sd.pop("ms_adapter.5.to_v_ip.weight"),
@@ -211,7 +211,6 @@ def test_faults_inside_name_file_and_key(flat, tmp_path, fault, suffix):
 
 
 OTHERS = {
-    "an IP-Adapter": {"ip_adapter": {"1.to_k_ip.weight": torch.ones(2)}, "image_proj": {}},
     "a whole checkpoint": {"model.diffusion_model.out.0.weight": torch.ones(2)},
     "a Flux model": {"double_blocks.0.img_attn.qkv.weight": torch.ones(2)},
     "a PhotoMaker": {"id_encoder": {"a": torch.ones(2)}},
@@ -221,7 +220,9 @@ OTHERS = {
 @pytest.mark.parametrize("family", OTHERS)
 def test_other_families_are_named(tmp_path, family):
     torch.save(OTHERS[family], tmp_path / "x.bin")
-    with pytest.raises(ValueError, match=f"not an MS-Diffusion adapter.*looks like {family}"):
+    with pytest.raises(
+        ValueError, match=f"not an adapter of MS-Diffusion.*: it looks like {family}"
+    ):
         load_adapter(tmp_path / "x.bin")
 
 

@@ -13,7 +13,7 @@ from einops import rearrange
 from test_golden import A_SMALL, B
 
 from msd_core import coverage as boxes_and_masks
-from msd_core.adapters import resampler
+from msd_core.adapters import perceiver, resampler
 from msd_core.attention import covered, phrase_maps
 from msd_core.attention import subjects as attention
 
@@ -142,7 +142,7 @@ def dropped_latents_normed(self, phrase_embeds, boxes, drop_grounding):
 right_latents = resampler.GroundingResampler.latents
 
 
-right_perceiver = resampler.PerceiverAttention.forward
+right_perceiver = perceiver.PerceiverAttention.forward
 
 
 def norms_swapped(self, features, latents):
@@ -200,7 +200,7 @@ MISTAKES = {
     fourier_with_two_pi: (resampler, "box_fourier", run_resampler),
     drop_ignored: (resampler.GroundingResampler, "latents", run_resampler),
     dropped_latents_normed: (resampler.GroundingResampler, "latents", run_resampler),
-    norms_swapped: (resampler.PerceiverAttention, "forward", run_resampler),
+    norms_swapped: (perceiver.PerceiverAttention, "forward", run_resampler),
     maps_without_softmax: (test_golden, "phrase_maps", run_auto_layout),
     span_starts_late: (test_golden, "phrase_maps", run_auto_layout),
     OnlyLastMap: (test_golden, "AutoLayout", run_auto_layout),

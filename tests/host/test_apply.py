@@ -687,7 +687,7 @@ class TestModels:
                 self.attn2 = torch.nn.ModuleDict({"to_k": torch.nn.Identity()})
 
         for unet in (Flux(), Video(), Packed()):
-            message = f"^model: expected an SDXL UNet, got {type(unet).__name__} without"
+            message = f"^model: expected a UNet of SDXL or SD1.5, got {type(unet).__name__} without"
             with pytest.raises(ValueError, match=message):
                 self.apply(pack, adapter, plain, unet, subjects((0, 0, 1, 1)))
 

@@ -36,6 +36,7 @@ def test_background_and_fit(pack: Any) -> None:
     assert black.shape == (32, 32, 3) and black[:, :14].min() == 1 and black[:, 18:].max() == 0
     grey = prepare(reference, mask, "stretch", "grey", 32)
     assert torch.allclose(grey[:, 18:], torch.tensor(128 / 255))
+    assert prepare(reference * 0, mask, "stretch", "white", 32)[:, 18:].min() == 1
     assert prepare(reference, mask, "stretch", "keep", 32).min() == 1
     padded = prepare(reference, None, "pad", "black", 32)
     assert padded[:6].max() == 0 and padded[10:22].min() == 1
@@ -66,6 +67,25 @@ def test_only_what_changed_is_encoded_again(
     assert same == [True, True, False, True]
     run(vision, lay_out(four, *map(noise_image, (1, 2, 5, 4)))[0], fit="crop")
     assert encoded == [1] * 9
+
+
+@torch.inference_mode()
+def test_the_blank_is_that_of_zero_pixel_values(pack: Any, lay_out: Any, vision: Any) -> None:
+    """Encoded once an encoder; neither a black image nor one that the host could be given."""
+    asked = []
+    handle = vision.model.register_forward_hook(lambda *_: asked.append(1))
+    run = pack.MSDEncodeReferences.execute
+    for fit in ("stretch", "crop"):
+        (subject,) = run(vision, lay_out(layout(CAT), noise_image(1))[0], fit=fit)[0].subjects
+    handle.remove()
+    assert len(asked) == 3
+    blank = subject.features.blank_hidden_states
+    expected = vision.model(pixel_values=torch.zeros(1, 3, 32, 32), intermediate_output=-2)[1]
+    assert blank.shape == (17, 32) and torch.equal(blank, expected[0])
+    for level in (0.0, 0.5):
+        image = torch.full((1, 32, 32, 3), level)
+        other = vision.encode_image(image)["penultimate_hidden_states"][0]
+        assert (other - blank).abs().max() > 1e-3
 
 
 @torch.inference_mode()

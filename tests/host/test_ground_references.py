@@ -16,7 +16,10 @@ def encoded(pack: Any, lay_out: Any) -> Any:
     return replace(
         subjects,
         subjects=tuple(
-            replace(s, features=features(torch.randn(n, 10, 48), torch.randn(n, 16)))
+            replace(
+                s,
+                features=features(torch.randn(n, 10, 48), torch.randn(n, 16), torch.zeros(10, 48)),
+            )
             for n, s in enumerate(subjects.subjects, 1)
         ),
     )
@@ -99,7 +102,9 @@ def test_refusals(pack: Any, adapters: Any, clip: Any, encoded: Any, lay_out: An
     node, adapter = pack.MSDGroundReferences, adapters["tiny"]
     with pytest.raises(ValueError, match="subject 1 has no image features"):
         node.execute(adapter, clip, lay_out(layout(CAT), noise_image(1))[0])
-    huge = pack.module("nodes.subjects").Features(torch.zeros(1, 257, 1280), torch.zeros(1, 1024))
+    huge = pack.module("nodes.subjects").Features(
+        torch.zeros(1, 257, 1280), torch.zeros(1, 1024), torch.zeros(257, 1280)
+    )
     wide = replace(encoded.subjects[0], features=huge)
     message = r"needs image features of another encoder \(48 wide\), got those of CLIP-ViT-H-14"
     with pytest.raises(ValueError, match=message):
@@ -122,7 +127,7 @@ def test_wrong_encoder_is_named_for_the_release(pack: Any) -> None:
     with pytest.raises(ValueError) as caught:
         features = pack.module("nodes.subjects").Features
         check(
-            features(torch.zeros(1, 257, 1280), torch.zeros(1, 1024)),
+            features(torch.zeros(1, 257, 1280), torch.zeros(1, 1024), torch.zeros(257, 1280)),
             needs("hidden_states", 1664, "CLIP-ViT-bigG-14", "pooled", 768, True),
             2,
         )

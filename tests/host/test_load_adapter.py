@@ -30,7 +30,7 @@ def test_folder_of_another_pack(
     theirs = (paths([str(tmp_path)]), kind([".ckpt"]))
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "ms_diffusion", theirs)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    pack.module("nodes.load_adapter")._register_folder()
+    pack.module("nodes.load_adapter")._register_folders()
     for name in ("a.bin", "b.ckpt", "c.txt"):
         (tmp_path / name).write_bytes(b"")
     names = pack.module("nodes.load_adapter")._adapter_files()

@@ -99,5 +99,9 @@ def test_an_adapter_of_another_shape_is_refused() -> None:
         check_fit(table("SSD-1B"), fitting)
     with pytest.raises(ValueError, match=r"projection 9 maps 2048 to 640 channels.*2048 to 1280"):
         check_fit(table("SDXL"), [*fitting[:4], (640, 2048), *fitting[5:]])
-    with pytest.raises(ValueError, match="projection 1 maps 768 to 640"):
-        check_fit(table("SDXL"), [(width, 768) for width, _ in fitting])
+    with pytest.raises(ValueError) as caught:
+        check_fit(table("SD1.5"), fitting)
+    assert str(caught.value) == (
+        "the adapter is for SDXL (a text 2048 wide), the model is SD1.5 (768). Load a checkpoint "
+        "of SDXL, or an adapter for SD1.5"
+    )
