@@ -1,29 +1,18 @@
 """MSD Encode References: how references are prepared, and which are encoded again."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from layouts import CAT, CUP, layout, noise_image
+from models import build_vision, fill
 
 
 @pytest.fixture
 def vision(tmp_path: Path) -> Any:
-    import comfy.clip_vision
-
-    config = {
-        "model_type": "clip_vision_model", "hidden_size": 32, "num_channels": 3,
-        "patch_size": 8, "image_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3,
-        "intermediate_size": 32, "hidden_act": "gelu", "projection_dim": 16,
-    }  # fmt: skip
-    (tmp_path / "vision.json").write_text(json.dumps(config))
-    vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "vision.json"))
-    vision.model.float()
-    for number, parameter in enumerate(vision.model.parameters()):
-        generator = torch.Generator().manual_seed(number)
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    vision = build_vision(tmp_path)
+    fill(vision.model, 0.1)
     return vision
 
 

@@ -1,17 +1,15 @@
 """A minimal family of adapters that needs other things than MS-Diffusion, from the references to a
 sampling run, and against the rule written plainly."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
-import comfy.clip_vision
 import comfy.model_patcher
 import comfy.samplers
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from models import build_clip
+from models import build_clip, build_vision, fill
 from sampling import (
     LEFT,
     NEGATIVE,
@@ -35,13 +33,6 @@ from msd_core.models.unet import cross_attentions
 
 WIDTH, TOKENS, CONTEXT, WEIGHT = 32, 4, 64, 0.8
 OVERLAPPING = (0.0, 0.0, 0.6, 1.0), (0.4, 0.25, 1.0, 0.75)
-
-
-def fill(module: torch.nn.Module, scale: float) -> None:
-    module.requires_grad_(False)
-    for number, parameter in enumerate(module.parameters()):
-        if parameter.ndim:
-            parameter.copy_(noise(number, *parameter.shape) * scale)
 
 
 class LinearFamily(torch.nn.Module):
@@ -97,14 +88,7 @@ def make_family(pack: Any, plain: Any) -> Any:
 @pytest.fixture
 def vision(tmp_path: Any) -> Any:
     """A CLIP vision encoder whose two outputs are equally wide."""
-    config = {
-        "model_type": "clip_vision_model", "hidden_size": WIDTH, "num_channels": 3,
-        "patch_size": 8, "image_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3,
-        "intermediate_size": 32, "hidden_act": "gelu", "projection_dim": WIDTH,
-    }  # fmt: skip
-    (tmp_path / "vision.json").write_text(json.dumps(config))
-    vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "vision.json"))
-    vision.model.float()
+    vision = build_vision(tmp_path, hidden_size=WIDTH, projection_dim=WIDTH)
     fill(vision.model, 0.2)
     return vision
 

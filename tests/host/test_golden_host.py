@@ -1,6 +1,5 @@
 """Golden sets c, d and f in the real host, through our nodes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden import Golden, recipe
-from models import build_clip
+from models import build_clip, build_vision
 
 C, D, F = Golden("c_phrases"), Golden("d_unet"), Golden("f_encoders")
 PREFIX = {
@@ -201,12 +200,7 @@ def test_preprocessing(pack: Any, name: str) -> None:
 @torch.inference_mode()
 def test_image_features(pack: Any, tmp_path: Path) -> None:
     """Through MSDEncodeReferences and the host's own vision encoder."""
-    import comfy.clip_vision
-
-    config = {**F.manifest["vision_config"], "model_type": "clip_vision_model", "num_channels": 3}
-    (tmp_path / "vision.json").write_text(json.dumps(config))
-    vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "vision.json"))
-    vision.model.float()
+    vision = build_vision(tmp_path, **F.manifest["vision_config"])
     fill(vision.model, F.manifest["vision_params"])
     kinds = pack.module("nodes.subjects")
     subject = kinds.Subject("", (0.0, 0.0, 1.0, 1.0), 1.0, stored_reference("wide")[None])
