@@ -79,7 +79,6 @@ class PlacedCall:
 
         owners = layout.owners(len(references))
         counts = [token_count(shape(reference), edges) for reference in references]
-        steps = round(layout.first_stage * len(run.sigmas))
         return PlacedCall(
             layout=layout,
             transformer=transformer,
@@ -89,7 +88,7 @@ class PlacedCall:
             references=tuple(zip(owners, counts, strict=True)),
             text=context.shape[1],
             refiners=tuple(len(getattr(model, name)) for name in transformer.refiners),
-            first_stage=layout.has_first_stage and run.step <= steps,
+            first_stage=0 < run.step <= layout.first_steps(len(run.sigmas)),
         )
 
     @property

@@ -50,8 +50,12 @@ class Layout:
 
     @property
     def has_first_stage(self) -> bool:
-        """Whether there is one: it needs texts of the subjects' own."""
+        """Whether one is asked for: it needs texts of the subjects' own."""
         return self.first_stage > 0 and self.prompt is not None and any(self.prompt.own)
+
+    def first_steps(self, steps: int) -> int:
+        """How many of a run's steps are the first stage."""
+        return round(self.first_stage * steps) if self.has_first_stage else 0
 
     def owners(self, references: int) -> list[int]:
         """The subject of each of a conditioning's references: one for each subject, or as many as
@@ -66,7 +70,7 @@ class Layout:
         if references == sum(self.reference_counts):
             return [n for n in subjects for _ in range(self.reference_counts[n])]
         raise ValueError(
-            f"MSD Place References: the conditioning has {references} reference latents for "
-            f"{len(subjects)} subjects, so which is whose can't be told. Let MSD Reference Latents "
-            "put them there, and take other nodes that add reference latents away."
+            f"MSD Place References: expected a reference latent for each of the {len(subjects)} "
+            f"subjects, got {references}, so which is whose can't be told. Let MSD Reference "
+            "Latents put them there, and take other nodes that add reference latents away."
         )

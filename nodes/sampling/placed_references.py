@@ -58,7 +58,13 @@ class PlacedReferencesPatch(SamplingPatch[PlacedRun]):
             )
         for count in counts:
             self.layout.owners(count)
-        return PlacedRun(sigmas, sigma_range)
+        run = PlacedRun(sigmas, sigma_range)
+        if self.layout.has_first_stage and not self.layout.first_steps(len(sigmas)):
+            run.warn(
+                f"{self.node}: first_stage is {self.layout.first_stage:g}, less than half a step "
+                f"of this sampler's {len(sigmas)}, so there is no first stage."
+            )
+        return run
 
     def apply_model(
         self,
@@ -113,6 +119,6 @@ class PlacedReferencesPatch(SamplingPatch[PlacedRun]):
     def _enter_step(self, run: PlacedRun, transformer_options: Mapping[str, Any]) -> bool:
         """Move the run's clock on, where the step matters: to read the time is to wait for the
         GPU. Returns whether the subjects act in this step."""
-        if self.layout.has_first_stage or not run.covers_all_steps:
+        if self.layout.first_steps(len(run.sigmas)) or not run.covers_all_steps:
             run.enter(float(transformer_options["sigmas"][0]))
         return run.acts

@@ -413,7 +413,7 @@ def test_it_is_refused_or_runs(
 def one_more_reference(prompt: Prompt, server: Server) -> None:
     """Another node adds one."""
     prompt["85"] = {"class_type": "VAELoader", "inputs": {"vae_name": AUTOENCODER}}
-    picture(64, 64)(prompt, server)
+    reference(64, 64)(prompt, server)
     prompt["84"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["90", 0], "vae": ["85", 0]}}
     guider = inputs(prompt, "BasicGuider")
     given = {"conditioning": guider["conditioning"], "latent": ["84", 0]}

@@ -126,7 +126,7 @@ class TestConditionings:
         model = place(flux, LEFT, RIGHT)
         for count in (1, 3):
             positive = cond("flux", 2, references("flux", count))
-            with pytest.raises(ValueError, match=f"has {count} reference latents for 2 subjects"):
+            with pytest.raises(ValueError, match=f"each of the 2 subjects, got {count}"):
                 sample(guide(model, positive), "flux")
 
     def test_none_has_references(self, flux: Any, place: Any) -> None:

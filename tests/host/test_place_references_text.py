@@ -191,6 +191,16 @@ class TestSampling:
                 seen.add((of_row.conditioning.positive, attention.call._prompt_start(of_row)))
         assert seen == {(0, 0), (None, None)}
 
+    @pytest.mark.parametrize("first_stage", [0.0, 0.2])
+    def test_no_first_stage(
+        self, placed: Any, encode: Any, attentions: Any, name: str, encoder: str,
+        first_stage: float, caplog: Any,
+    ) -> None:  # fmt: skip
+        """Where it is off, or less than half a step."""
+        sample(guide(placed(first_stage=first_stage), encode(self.PROMPT)), name, steps=2)
+        assert attentions and not any(a.call.first_stage for a in attentions)
+        assert ("so there is no first stage" in caplog.text) == (first_stage > 0)
+
     def test_another_text_is_shared(
         self, placed: Any, encode: Any, name: str, encoder: str, caplog: Any
     ) -> None:
