@@ -300,8 +300,25 @@ def sizes_of_another_conditioning(module: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(module.PlacedCall, "of", staticmethod(of))
 
 
+def a_plan_of_another_size(module: Any, monkeypatch: Any) -> None:
+    right, plans = module.PlacedCall._groups, {}
+
+    def groups(call: Any, order: Any, query: Tensor, row: Any) -> Any:
+        stale = plans.setdefault((tuple(order), query.shape[-2]), (call, order, query, row))
+        return right(*stale)
+
+    monkeypatch.setattr(module.PlacedCall, "_groups", groups)
+
+
 @pytest.mark.parametrize(
-    "mistake", [x_and_y_swapped, another_order, another_patch_size, sizes_of_another_conditioning]
+    "mistake",
+    [
+        x_and_y_swapped,
+        another_order,
+        another_patch_size,
+        sizes_of_another_conditioning,
+        a_plan_of_another_size,
+    ],
 )
 def test_mistakes_are_caught(
     mistake: Any, pack: Any, flux: Any, place: Any, monkeypatch: Any
@@ -310,5 +327,11 @@ def test_mistakes_are_caught(
     model = place(flux, (0.1, 0.0, 0.4, 0.6), (0.5, 0.3, 1.0, 1.0))
     positive = cond("flux", 2, references("flux"))
     right = sample(guide(model, positive), "flux")
+
+    def after_another_size() -> Tensor:
+        sample(guide(model, positive), "flux", size=(WIDTH, HEIGHT))  # as many tokens
+        return sample(guide(model, positive), "flux")
+
+    assert torch.equal(after_another_size(), right)
     mistake(pack.module("nodes.sampling.joint_attention"), monkeypatch)
-    assert differ(sample(guide(model, positive), "flux"), right)
+    assert differ(after_another_size(), right)
