@@ -39,10 +39,8 @@ def load_pack(folder: Path) -> None:
     assert asyncio.run(host_nodes.load_custom_node(str(folder), module_parent="custom_nodes"))
 
 
-def apply_ipadapter(
-    registry: dict[str, Any], model: Any, seed: int, mask: torch.Tensor | None = None
-) -> Any:
-    """IPAdapterEmbeds with a random adapter of SDXL's form, and one embedding under one mask."""
+def ipadapter_file(model: Any, seed: int) -> dict[str, Any]:
+    """A random linear IP-Adapter of SDXL's form for a model, as its file nests it."""
     weights = model.model.diffusion_model.state_dict()
     blocks = sorted(
         (key.removesuffix(".attn2.to_k.weight") for key in weights if "attn2.to_k" in key),
@@ -61,7 +59,14 @@ def apply_ipadapter(
         "norm.weight": torch.ones(TOKEN),
         "norm.bias": torch.zeros(TOKEN),
     }
-    file, embed = {"image_proj": projection, "ip_adapter": layers}, noise(seed, 1, 32)
+    return {"image_proj": projection, "ip_adapter": layers}
+
+
+def apply_ipadapter(
+    registry: dict[str, Any], model: Any, seed: int, mask: torch.Tensor | None = None
+) -> Any:
+    """IPAdapterEmbeds with a random adapter, and one embedding under one mask."""
+    file, embed = ipadapter_file(model, seed), noise(seed, 1, 32)
     return run_node(
         *(registry, "IPAdapterEmbeds", model, file, embed, 0.8, "linear", 0.0, 1.0),
         neg_embed=embed * 0,

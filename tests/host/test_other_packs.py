@@ -8,11 +8,21 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
+import comfy.model_patcher
 import pytest
 import torch
-from other_packs import REPOSITORIES, apply_ipadapter, find_checkout, load_pack
+from models import build_sdxl, fill
+from other_packs import (
+    REPOSITORIES,
+    TOKEN,
+    apply_ipadapter,
+    find_checkout,
+    ipadapter_file,
+    load_pack,
+)
 from pages import check_page
 from sampling import (
+    EVERYWHERE,
     LEFT,
     MIDDLE,
     NEGATIVE,
@@ -23,6 +33,7 @@ from sampling import (
     cond,
     differ,
     guide,
+    noise,
     sample,
     with_watch,
 )
@@ -46,6 +57,9 @@ With Tiled Diffusion each tile sees its part of the layout; there what a tile's 
 has nothing to be summed with. In AnimateDiff-Evolved's context windows, without a motion module,
 each picture of a batch is the same as without windows, with boxes and with auto layout.
 
+The same IP-Adapter file, once by MSD Apply and once by IPAdapter_plus, with one reference on the
+whole picture: IPAdapter_plus leaves out the middle block, and nothing else differs.
+
 | beside MSD Apply | of |
 | --- | --- |
 """
@@ -58,7 +72,7 @@ found: dict[str, str] = {}
 @pytest.fixture(scope="module", autouse=True)
 def page() -> Iterator[None]:
     yield
-    if len(found) == len(PARTNERS) + 1:
+    if len(found) == len(PARTNERS) + 2:
         check_page("other_packs.md", HEAD, [f"| {name} | {of} |" for name, of in found.items()])
 
 
@@ -199,6 +213,41 @@ def test_subjects_between_two_ipadapters(
     use_pack("IPADAPTER_PLUS")
     between = SECOND(registry, ours(FIRST(registry, model)))
     assert_same(picture(between), picture(ours(two_ipadapters(registry, model))))
+
+
+def test_the_same_file_in_ipadapter_plus(
+    registry: Any, pack: Any, use_pack: Any, monkeypatch: Any
+) -> None:
+    """One subject on the whole picture: the middle block is all that IPAdapter_plus leaves out."""
+    found["the same IP-Adapter file in both"] = use_pack("IPADAPTER_PLUS")
+    model = build_sdxl((2, 10), context_dim=TOKEN)
+    fill(model.model.diffusion_model, 0.1)
+    kinds, cpu = pack.module("nodes.subjects"), torch.device("cpu")
+    file, embed = ipadapter_file(model, 1), noise(1, 1, 32)
+    family = pack.module("msd_core.adapters.ip_adapter").IPAdapter.from_state_dict(file)
+    adapter = comfy.model_patcher.CoreModelPatcher(family, load_device=cpu, offload_device=cpu)
+    features = kinds.Features(torch.zeros(1, 5, 8), embed, torch.zeros(5, 8))
+    subject = kinds.Subject("", EVERYWHERE, 1.0, torch.zeros(1, 8, 8, 3), features=features)
+    grounded = pack.MSDGroundReferences.execute(adapter, None, kinds.Subjects((subject,)))[0]
+    ours = pack.MSDApply.execute(model, adapter, grounded, 0.8)[0]
+    theirs = apply_ipadapter(registry, model, seed=1)
+
+    def picture_of(model: Any) -> torch.Tensor:
+        texts = (
+            [[noise(seed, 1, 77, TOKEN), {"pooled_output": noise(seed, 1, 1280)}]]
+            for seed in (POSITIVE, NEGATIVE)
+        )
+        return sample(guide(model, *texts), sigmas=SIGMAS)
+
+    expected = picture_of(theirs)
+    assert differ(picture_of(ours), expected) and differ(expected, picture_of(model))
+    branch = pack.module("nodes.sampling.image_branch").ImageBranch
+    right = branch.add
+    left_out = lambda self, run, part, layer, *rest: (  # noqa: E731
+        right(self, run, part, layer, *rest) if layer.block[0] != "middle" else None
+    )
+    monkeypatch.setattr(branch, "add", left_out)
+    assert_same(picture_of(ours), expected)
 
 
 @pytest.mark.parametrize("auto", [None, (0.5, 1)])
