@@ -61,8 +61,8 @@ class PlacedReferencesPatch(SamplingPatch[PlacedRun]):
         run = PlacedRun(sigmas, sigma_range)
         if self.layout.has_first_stage and not self.layout.first_steps(len(sigmas)):
             run.warn(
-                f"{self.node}: first_stage {self.layout.first_stage:g} is less than half a step with "
-                f"{len(sigmas)} steps, so there is no first stage."
+                f"{self.node}: first_stage {self.layout.first_stage:g} is less than half a step "
+                f"with {len(sigmas)} steps, so there is no first stage."
             )
         return run
 
