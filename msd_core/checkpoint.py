@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from .adapters.family import Adapter, flat_keys
 from .adapters.ip_adapter import IPAdapter
+from .adapters.mip_adapter import MIPAdapter
 from .adapters.ms_diffusion import MSAdapter
 from .adapters.released import ReleasedAdapter
 
 Shapes = Mapping[str, Sequence[int]]
 
-FAMILIES = (MSAdapter, IPAdapter)
-_FAMILIES_IN_WORDS = "MS-Diffusion, nor of IP-Adapter for SDXL or SD1.5"
+FAMILIES = (MSAdapter, MIPAdapter, IPAdapter)  # the second's files have the third's keys too
+_FAMILIES_IN_WORDS = "MS-Diffusion, nor of IP-Adapter or MIP-Adapter for SDXL or SD1.5"
 FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors has
 
 
@@ -51,7 +52,6 @@ _OTHERS: tuple[tuple[str, Callable[[Shapes], bool]], ...] = (
     ("an IP-Adapter for SD3", _begins("ip_adapter.0.norm_ip.")),
     ("an IP-Adapter for Flux", _begins("double_blocks.0.processor.ip_adapter")),
     ("an IP-Adapter for Flux", _begins("ip_adapter.0.to_k_ip.")),
-    ("a MIP-Adapter", lambda shapes: any(".text_to_weight." in key for key in shapes)),
     ("a whole checkpoint", _begins("model.diffusion_model")),
     ("a Flux model", _begins("double_blocks")),
     ("a CLIP vision model", _begins("vision_model")),
@@ -94,7 +94,7 @@ def family_of(path: Path, shapes: Shapes) -> type[ReleasedAdapter]:
     for family in FAMILIES:
         if family.owns(shapes):
             return family
-    parts = " or ".join(repr(family.part) for family in FAMILIES)
+    parts = " or ".join(dict.fromkeys(repr(family.part) for family in FAMILIES))
     raise ValueError(f"{refused}: it has no {parts} weights.")
 
 

@@ -1,7 +1,7 @@
 """MSDApply: masked multi-subject attention on a MODEL."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import comfy.model_management
@@ -12,8 +12,16 @@ from torch import Tensor, nn
 
 from ..msd_core.adapters.family import Adapter
 from ..msd_core.attention.subjects import weighted_values
-from ..msd_core.models.unet import Block, CrossAttention, check_fit, cross_attentions, module_shapes
+from ..msd_core.models.unet import (
+    Block,
+    CrossAttention,
+    check_fit,
+    cross_attentions,
+    module_shapes,
+    text_keys,
+)
 from .sampling.image_branch import ImageBranch
+from .sampling.merge_branch import MergeBranch
 from .sampling.unet_patch import SubjectAttentionPatch
 from .subjects import MSDAdapterType, MSDSubjects, Subject, Subjects
 
@@ -97,32 +105,80 @@ class MSDApply(io.ComfyNode):
         except ValueError as error:
             raise ValueError(f"adapter: it doesn't fit this model: {error}.") from error
         tokens = _image_tokens(subjects, family, attentions[0].context)
-        indices = [n for n, each in enumerate(tokens) for _ in each]
-        every, scales = torch.cat(tokens), torch.tensor([weights[n] for n in indices])
         blocks = [attention.block for attention in attentions]
         comfy.model_management.load_model_gpu(adapter)
-        blanks = [
-            subject.blank_image_tokens.expand_as(of_subject)
-            for subject, of_subject in zip(subjects.subjects, tokens, strict=True)
-            if subject.blank_image_tokens is not None
-        ]
-        branch = ImageBranch(
-            _keys_values(adapter, blocks, every, scales),
-            family.rule,
-            replace(subjects, subjects=tuple(map(_without_references, subjects.subjects))),
-            indices,
-            # In each subject's place, since a softmax over equal tokens is that over one of them:
-            # so the positive rows' coverages hold, and so do their weights.
-            _keys_values(adapter, blocks, torch.cat(blanks), scales) if blanks else None,
-        )  # fmt: skip
+        if family.text_weights is None:
+            branch = _image_branch(adapter, subjects, tokens, weights, blocks)
+        else:
+            keys = text_keys(_unet(model))
+            branch = _merge_branch(adapter, subjects, tokens, weight, blocks, keys)
         unique_id = cls.hidden.unique_id if cls.hidden else None
         patch = SubjectAttentionPatch(branch, start_percent, end_percent, unique_id)
         patch.put_on(patched.model_options)
         return io.NodeOutput(patched)
 
 
-def _cross_attentions(model: ModelPatcher) -> list[CrossAttention]:
-    """The text cross-attentions of a MODEL's UNet, in the order of adapter files."""
+def _image_branch(
+    adapter: ModelPatcher,
+    subjects: Subjects,
+    tokens: Sequence[Tensor],
+    weights: Sequence[float],
+    blocks: Sequence[Block],
+) -> ImageBranch:
+    """References in boxes; tokens [n, T, C] and weight of each subject."""
+    family: Adapter = adapter.model
+    indices = [n for n, each in enumerate(tokens) for _ in each]
+    every, scales = torch.cat(list(tokens)), torch.tensor([weights[n] for n in indices])
+    blanks = [
+        subject.blank_image_tokens.expand_as(of_subject)
+        for subject, of_subject in zip(subjects.subjects, tokens, strict=True)
+        if subject.blank_image_tokens is not None
+    ]
+    return ImageBranch(
+        _keys_values(adapter, blocks, every, scales),
+        family.rule,
+        replace(subjects, subjects=tuple(map(_without_references, subjects.subjects))),
+        indices,
+        # In each subject's place, since a softmax over equal tokens is that over one of them:
+        # so the positive rows' coverages hold, and so do their weights.
+        _keys_values(adapter, blocks, torch.cat(blanks), scales) if blanks else None,
+    )
+
+
+def _merge_branch(
+    adapter: ModelPatcher,
+    subjects: Subjects,
+    tokens: Sequence[Tensor],
+    weight: float,
+    blocks: Sequence[Block],
+    keys: Mapping[Block, nn.Module],
+) -> MergeBranch:
+    """References that follow their names; tokens [1, T, C] of each subject."""
+    family: Adapter = adapter.model
+    if subjects.auto_layout is not None:
+        logger.warning(
+            "MSD Apply: references of a %s adapter follow their phrases by themselves, so that MSD "
+            "Auto Layout has nothing to do.", family.name,
+        )  # fmt: skip
+    scales = torch.tensor([weight * subject.weight for subject in subjects.subjects])
+    blank = next(
+        each.blank_image_tokens for each in subjects.subjects if each.blank_image_tokens is not None
+    )
+    names = [each.name_tokens for each in subjects.subjects if each.name_tokens is not None]
+    strengths = [each.detach().float().cpu() for each in family.text_weights or ()]
+    # Nothing of the layout counts: neither boxes nor their aspect nor auto layout.
+    phrases = tuple(map(_without_references, subjects.subjects))
+    return MergeBranch(
+        _keys_values(adapter, blocks, torch.cat(list(tokens)), scales),
+        _keys_values(adapter, blocks, blank[None], torch.tensor([weight])),
+        dict(zip(blocks, strengths, strict=True)),
+        keys,
+        [name.float().cpu() for name in names],
+        Subjects(phrases),
+    )
+
+
+def _unet(model: ModelPatcher) -> nn.Module:
     unet = model.get_model_object("diffusion_model")
     unet = getattr(unet, "_orig_mod", unet)  # what torch.compile has wrapped
     if not isinstance(unet, nn.Module):
@@ -130,6 +186,12 @@ def _cross_attentions(model: ModelPatcher) -> list[CrossAttention]:
             f"model: its UNet ({type(unet).__name__}) shows no layers, so that its attention "
             "can't be reached (for example TensorRT's). Load the checkpoint without it."
         )
+    return unet
+
+
+def _cross_attentions(model: ModelPatcher) -> list[CrossAttention]:
+    """The text cross-attentions of a MODEL's UNet, in the order of adapter files."""
+    unet = _unet(model)
     attentions = cross_attentions(module_shapes(unet))
     if not attentions:
         raise ValueError(
@@ -161,7 +223,8 @@ def _image_tokens(subjects: Subjects, family: Adapter, width: int) -> list[Tenso
                 f"subjects: their image tokens are {got} wide, this adapter's are {width}. Ground "
                 "them with the adapter that is connected here."
             )
-        if not any(subject.box) and subjects.auto_layout is None:
+        in_box = family.text_weights is None and subjects.auto_layout is None
+        if in_box and not any(subject.box):
             logger.warning("MSD Apply: subject %d has no box and won't appear.", number)
         tokens.append(subject.image_tokens)
     return tokens
@@ -188,5 +251,5 @@ def _without_references(subject: Subject) -> Subject:
     """A subject's phrase and layout alone: the model shouldn't hold on to its references."""
     return replace(
         subject, references=torch.empty(0), reference_masks=None, features=None,
-        image_tokens=None, blank_image_tokens=None,
+        image_tokens=None, blank_image_tokens=None, name_tokens=None,
     )  # fmt: skip

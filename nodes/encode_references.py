@@ -89,8 +89,8 @@ class MSDEncodeReferences(io.ComfyNode):
                     options=["black", "grey", "keep", "white"],
                     default="black",
                     tooltip="What replaces a reference outside its mask: black (as MS-Diffusion "
-                    "was trained), grey, white, or nothing (keep, as IP-Adapter was trained). "
-                    "Without a mask the reference stays whole.",
+                    "was trained), grey, nothing (keep, as IP-Adapter was trained), or white (as "
+                    "MIP-Adapter was trained). Without a mask the reference stays whole.",
                 ),
                 io.Combo.Input(
                     "several_photos",

@@ -37,7 +37,7 @@ class MSDGroundReferences(io.ComfyNode):
                 io.Clip.Input(
                     "clip",
                     tooltip="The text encoder of the checkpoint. It reads the phrases for "
-                    "MS-Diffusion; IP-Adapter doesn't ask it.",
+                    "MS-Diffusion and MIP-Adapter; IP-Adapter doesn't ask it.",
                 ),
                 MSDSubjects.Input("subjects", tooltip="Subjects from MSD Encode References."),
                 io.Boolean.Input(
@@ -86,10 +86,13 @@ class MSDGroundReferences(io.ComfyNode):
                 adapter, *inputs, str(use_grounding),
                 compute=partial(_image_tokens, adapter, *inputs, use_grounding),
             )  # fmt: skip
+            names = None
+            if needs.phrase == "tokens":
+                names = phrase if use_grounding else phrase[:0]
             grounded.append(
                 replace(
                     subject, image_tokens=tokens, blank_image_tokens=blank_tokens,
-                    adapter_digest=family.digest,
+                    name_tokens=names, adapter_digest=family.digest,
                 )
             )  # fmt: skip
         return io.NodeOutput(replace(subjects, subjects=tuple(grounded)))

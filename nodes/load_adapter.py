@@ -60,7 +60,8 @@ class MSDLoadAdapter(io.ComfyNode):
             node_id="MSDLoadAdapter",
             display_name="Load MS-Diffusion Adapter",
             category="MS-Diffusion",
-            description="Load an adapter of MS-Diffusion or IP-Adapter; its file says which.",
+            description="Load an adapter of MS-Diffusion, IP-Adapter or MIP-Adapter; its file "
+            "says which.",
             search_aliases=[
                 "ms diffusion",
                 "ms_adapter",

@@ -35,6 +35,9 @@ class Subject:
     image_tokens: Tensor | None = None  # [n, T, C], set by MSDGroundReferences
     # [T, C], for negative rows, by families that act on them; set by MSDGroundReferences
     blank_image_tokens: Tensor | None = None
+    # [L, C], its phrase as the text encoders give it, for families that merge by names; set by
+    # MSDGroundReferences
+    name_tokens: Tensor | None = None
     token_positions: tuple[int, ...] = ()  # of its phrase in the prompt, set by MSDAutoLayout
     adapter_digest: str | None = None  # of the adapter that gave the image tokens
 

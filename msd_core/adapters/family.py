@@ -53,6 +53,12 @@ class Adapter(Protocol):
         """What a covered query does with the keys and values."""
         ...
 
+    @property
+    def text_weights(self) -> list[Tensor] | None:
+        """[width] of each cross-attention, for a family whose references follow the subjects' names
+        (`msd_core.attention.merge`); None for one whose rule places them by coverage."""
+        ...
+
     def image_tokens(
         self, features: Tensor, phrases: Tensor, boxes: Tensor, use_grounding: bool
     ) -> Tensor:

@@ -131,6 +131,7 @@ class IPAdapter(ReleasedAdapter):
     `ip_adapter.<odd number>.to_k_ip.weight` / `.to_v_ip.weight`."""
 
     name, part = "IP-Adapter", "ip_adapter"
+    projection: type[Projection] = Projection
 
     def __init__(self, image_proj: ImageProj, projections: Mapping[str, Projection]) -> None:
         encoders = IMAGE_ENCODERS[image_proj.features]
@@ -151,7 +152,10 @@ class IPAdapter(ReleasedAdapter):
             raise ValueError(f"key {next(iter(_IMAGE_PROJS))!r} is missing")
         image_proj = kinds[0].from_shapes(shapes, metadata, operations)
         prefix = f"{cls.part}."
-        return cls(image_proj, build_projections(shapes, prefix, image_proj.output_dim, operations))
+        projections = build_projections(
+            shapes, prefix, image_proj.output_dim, operations, cls.projection
+        )
+        return cls(image_proj, projections)
 
     def settings(self) -> tuple[object, ...]:
         proj = self.image_proj

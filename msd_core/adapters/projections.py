@@ -25,7 +25,11 @@ class Projection(nn.Module):
 
 
 def build_projections(
-    shapes: Mapping[str, Sequence[int]], prefix: str, context: int, operations: Any
+    shapes: Mapping[str, Sequence[int]],
+    prefix: str,
+    context: int,
+    operations: Any,
+    kind: type[Projection] = Projection,
 ) -> dict[str, Projection]:
     """The projections of a file, without weights (device meta), by their numbers in released order:
     1, 3, 5, ... diffusers numbers all attentions, and the odd ones are the cross-attentions.
@@ -34,6 +38,7 @@ def build_projections(
         shapes: released key -> shape.
         prefix: what stands before the number, for example "ms_adapter.".
         context: width of the image tokens.
+        kind: what each of them is.
     Raises:
         ValueError: a key is missing or has no two sizes.
     """
@@ -45,5 +50,5 @@ def build_projections(
             raise ValueError(f"key {key!r} is missing")
         if len(shapes[key]) != 2:
             raise ValueError(f"{key!r} has shape {tuple(shapes[key])}, expected 2 sizes")
-        projections[str(number)] = Projection(context, shapes[key][0], operations, "meta")
+        projections[str(number)] = kind(context, shapes[key][0], operations, "meta")
     return projections

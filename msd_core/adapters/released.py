@@ -47,6 +47,10 @@ class ReleasedAdapter(nn.Module):
     def rule(self) -> Rule:
         return subject_attention
 
+    @property
+    def text_weights(self) -> list[Tensor] | None:
+        return None
+
     def image_tokens(
         self, features: Tensor, phrases: Tensor, boxes: Tensor, use_grounding: bool
     ) -> Tensor:

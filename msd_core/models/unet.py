@@ -39,14 +39,24 @@ def cross_attentions(shapes: Mapping[str, Sequence[int]]) -> list[CrossAttention
     for name, shape in shapes.items():
         if match := _CROSS_ATTENTION.match(name):
             part, number, depth = match[1], int(match[2]), int(match[3])
-            # The host knows the middle block as ("middle", 0); the number in the parameter's name
-            # is that of a module inside it.
-            block = (part, 0 if part == "middle" else number, depth)
-            found.append(((_RELEASED_ORDER[part], number, depth), block, shape))
+            found.append(((_RELEASED_ORDER[part], number, depth), _block(match), shape))
     return [
         CrossAttention(2 * i + 1, block, shape[0], shape[1])
         for i, (_, block, shape) in enumerate(sorted(found, key=lambda row: row[0]))
     ]
+
+
+def text_keys(unet: nn.Module) -> dict[Block, nn.Module]:
+    """The text key projection of each cross-attention of a UNet."""
+    modules = cast(Iterable[tuple[str, nn.Module]], unet.named_modules())
+    named = ((_CROSS_ATTENTION.match(f"{name}.weight"), module) for name, module in modules)
+    return {_block(match): module for match, module in named if match}
+
+
+def _block(match: re.Match[str]) -> Block:
+    """The host knows the middle block as ("middle", 0); the number in the parameter's name is that
+    of a module inside it."""
+    return match[1], 0 if match[1] == "middle" else int(match[2]), int(match[3])
 
 
 def module_shapes(unet: nn.Module) -> dict[str, tuple[int, int]]:

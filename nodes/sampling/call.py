@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...msd_core.models.unet import Block
 from .conditionings import Row, row_parts
-from .image_branch import ImageBranch, Layer
+from .image_branch import Branch, Layer
 from .run import Run
 
 
@@ -20,7 +20,7 @@ from .run import Run
 class Call:
     """One call of the model."""
 
-    branch: ImageBranch
+    branch: Branch
     run: Run
     batch: int  # pictures of the run, whichever of them this call holds
     rows: tuple[Row, ...]
@@ -40,6 +40,7 @@ def add_image_branches(layer: Layer, out: Tensor, q: Tensor, k: Tensor, couple_l
     Raises:
         ValueError: another node has changed the queries.
     """
+    text = out.clone() if any(call.branch.reads_text for call in calls.get()) else None
     for call in calls.get():
         call.seen.add(layer.block)
         if q.shape[1] != layer.height * layer.width:
@@ -51,4 +52,4 @@ def add_image_branches(layer: Layer, out: Tensor, q: Tensor, k: Tensor, couple_l
         for part in row_parts(
             call.rows, call.batch, call.order, q, couple_length, branch.acts_on_all
         ):
-            branch.add(call.run, part, layer, out, q, k)
+            branch.add(call.run, part, layer, out, q, k, text)

@@ -29,17 +29,69 @@ class Layer(NamedTuple):
     width: int
 
 
-class ImageBranch:
-    """What the subjects are, and where.
+class Branch:
+    """What one MSD Apply adds to each text cross-attention, by whichever rule.
 
     Args:
         keys_values: block -> key and value [K, width] of all image tokens, weights included.
-        rule: of the adapter's family.
+        blank_keys_values: what the rows of negative conditionings get instead; None leaves those
+            rows as they are.
         subjects: their boxes, regions and phrases.
+    """
+
+    reads_text = False  # it needs the text attention as it was before any branch
+
+    def __init__(
+        self,
+        keys_values: Mapping[Block, KeyValue],
+        blank_keys_values: Mapping[Block, KeyValue] | None,
+        subjects: Subjects,
+    ) -> None:
+        self.keys_values = keys_values
+        self.blank_keys_values = blank_keys_values or {}
+        self.subjects = subjects
+
+    @property
+    def acts_on_all(self) -> bool:
+        """Whether it acts on the rows of all conditionings, not on the positive ones' alone."""
+        return bool(self.blank_keys_values)
+
+    def add(
+        self, run: Run, part: Part, layer: Layer, out: Tensor, q: Tensor, k: Tensor,
+        text: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Add the branch to some rows of a text attention's output, in place.
+
+        Args:
+            part: the rows.
+            out: [B, N, C], the text attention's output. q: [B, N, C]. k: [B, K, C], of the text.
+            text: [B, N, C], `out` before any branch was added, for a branch that reads it; None
+                is `out` itself.
+        """
+        raise NotImplementedError
+
+    def _keys_values(self, run: Run, part: Part, layer: Layer, query: Tensor) -> KeyValue:
+        """A layer's key and value [1, heads, K, d], moved to the query's device once a run."""
+        positive = part.conditioning.positive is not None
+        cached = layer.block, positive, query.device, query.dtype
+        if cached not in run.keys_values:
+            of_blocks = self.keys_values if positive else self.blank_keys_values
+            key, value = (
+                split_heads(cast_to_device(x[None], query.device, query.dtype), layer.heads)
+                for x in of_blocks[layer.block]
+            )
+            run.keys_values[cached] = key, value
+        return run.keys_values[cached]
+
+
+class ImageBranch(Branch):
+    """References in boxes and regions.
+
+    Args:
+        rule: of the adapter's family.
         subject_indices: of each set of image tokens, the index of its subject; several references
             of one subject are several sets under the same coverage.
-        blank_keys_values: what the rows of negative conditionings get instead, blank image tokens
-            in each subject's place; None leaves those rows as they are.
+        blank_keys_values: of blank image tokens in each subject's place.
     """
 
     def __init__(
@@ -50,25 +102,15 @@ class ImageBranch:
         subject_indices: Sequence[int],
         blank_keys_values: Mapping[Block, KeyValue] | None = None,
     ) -> None:
-        self.keys_values = keys_values
-        self.blank_keys_values = blank_keys_values or {}
+        super().__init__(keys_values, blank_keys_values, subjects)
         self.rule = rule
-        self.subjects = subjects
         self.subject_indices = list(subject_indices)
         self.tokens = next(iter(keys_values.values()))[0].shape[0] // len(self.subject_indices)
 
-    @property
-    def acts_on_all(self) -> bool:
-        """Whether it acts on the rows of all conditionings, not on the positive ones' alone."""
-        return bool(self.blank_keys_values)
-
-    def add(self, run: Run, part: Part, layer: Layer, out: Tensor, q: Tensor, k: Tensor) -> None:
-        """Add the branch to some rows of a text attention's output, in place.
-
-        Args:
-            part: the rows.
-            out: [B, N, C], the text attention's output. q: [B, N, C]. k: [B, K, C], of the text.
-        """
+    def add(
+        self, run: Run, part: Part, layer: Layer, out: Tensor, q: Tensor, k: Tensor,
+        text: Tensor | None = None,
+    ) -> None:  # fmt: skip
         query = q[part.rows]
         grid = self._grid_coverage(run, part, layer, query)
         queries, mask = grid.queries, grid.mask
@@ -86,19 +128,6 @@ class ImageBranch:
         image = self.rule(queries.take(query), key, value, mask)
         # Another pack's attention may give another type.
         queries.add(out[part.rows], image.to(out.dtype))
-
-    def _keys_values(self, run: Run, part: Part, layer: Layer, query: Tensor) -> KeyValue:
-        """A layer's key and value [1, heads, K, d], moved to the query's device once a run."""
-        positive = part.conditioning.positive is not None
-        cached = layer.block, positive, query.device, query.dtype
-        if cached not in run.keys_values:
-            of_blocks = self.keys_values if positive else self.blank_keys_values
-            key, value = (
-                split_heads(cast_to_device(x[None], query.device, query.dtype), layer.heads)
-                for x in of_blocks[layer.block]
-            )
-            run.keys_values[cached] = key, value
-        return run.keys_values[cached]
 
     def _grid_coverage(self, run: Run, part: Part, layer: Layer, query: Tensor) -> GridCoverage:
         """Computed once a run for each grid, and moved to the query's device."""

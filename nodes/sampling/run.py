@@ -104,6 +104,11 @@ class Run(StepClock):
     auto_layouts: dict[
         tuple[Block, int, int, Conditioning, Window | None, tuple[int, ...]], StepLayout
     ] = field(default_factory=dict)  # fmt: skip
+    # Where references follow names: by block and device, and by device and type of the query
+    text_weights: dict[tuple[Block, torch.device], Tensor] = field(default_factory=dict)
+    names: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
+        default_factory=dict
+    )
 
     def clear(self) -> None:
         self.keys_values.clear()
@@ -111,3 +116,5 @@ class Run(StepClock):
         self.token_positions.clear()
         self.token_weights.clear()
         self.auto_layouts.clear()
+        self.text_weights.clear()
+        self.names.clear()

@@ -16,7 +16,7 @@ from ...msd_core.models.unet import Block
 from . import compiled
 from .call import Call, calls
 from .conditionings import ROWS, Row, acts_on
-from .image_branch import ImageBranch, Layer
+from .image_branch import Branch, Layer
 from .latent import SampledLatent
 from .run import Run
 from .sampling_patch import Sampling, SamplingPatch
@@ -34,7 +34,7 @@ class SubjectAttentionPatch(SamplingPatch[Run]):
 
     def __init__(
         self,
-        branch: ImageBranch,
+        branch: Branch,
         start_percent: float,
         end_percent: float,
         unique_id: str | None = None,

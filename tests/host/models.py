@@ -125,8 +125,11 @@ def build_sd15_clip(config: dict[str, Any]) -> Any:
     return comfy.sd.CLIP(target, model_options=options)
 
 
-def build_clip(config: dict[str, Any], embeddings: str | None = None) -> Any:
-    """The host's SDXL CLIP, in float32; config: its CLIP-L's. Weights are not set."""
+def build_clip(
+    config: dict[str, Any], embeddings: str | None = None, config_g: dict[str, Any] | None = None
+) -> Any:
+    """The host's SDXL CLIP, in float32; config: its CLIP-L's, config_g: its CLIP-G's, a tiny one's
+    without. Weights are not set."""
     small = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 64}
     target = comfy.supported_models_base.ClipTarget(
         comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
@@ -137,7 +140,7 @@ def build_clip(config: dict[str, Any], embeddings: str | None = None) -> Any:
         model_options={
             "dtype": torch.float32,
             "clip_l_model_config": config,
-            "clip_g_model_config": {**small, "num_hidden_layers": 3},
+            "clip_g_model_config": config_g or {**small, "num_hidden_layers": 3},
         },
     )
 

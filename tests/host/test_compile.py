@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from golden_mip import build_unets, load_adapters
 from sampling import EVERYWHERE, LEFT, RIGHT, assert_same, guide, noise, patch_of, sample
 from torch._dynamo.utils import counters
 
@@ -46,6 +47,24 @@ def test_all_guards(plain: Any, apply: Any, subjects: Any) -> None:
     ):
         assert_same(sample(guide(compiled(model, guards=True))), sample(guide(model)))
         assert graphs() == 1
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_branches_on_all_rows(pack: Any, tmp_path: Any, merges: bool) -> None:
+    """References in boxes, or where their names are: one graph too."""
+    unet = build_unets()["sdxl"]
+    adapter = load_adapters(pack, {"sdxl": unet}, tmp_path, merges)["sdxl_linear"]
+    kinds = pack.module("nodes.subjects")
+    two = tuple(
+        kinds.Subject(
+            "", box, 1.0, torch.zeros(1, 8, 8, 3), image_tokens=noise(seed, 1, 4, 64),
+            blank_image_tokens=noise(3, 4, 64), name_tokens=noise(seed, 2, 64),
+        )
+        for seed, box in enumerate((LEFT, RIGHT), 1)
+    )  # fmt: skip
+    model = pack.MSDApply.execute(unet, adapter, kinds.Subjects(two), 0.8)[0]
+    assert_same(sample(guide(compiled(model, guards=False))), sample(guide(model)))
+    assert graphs() == 1
 
 
 def test_torch_compile_model(plain: Any, apply: Any, subjects: Any) -> None:

@@ -39,6 +39,7 @@ class LinearFamily(torch.nn.Module):
     """An `Adapter`: a linear projection of the features. It keeps what it is given."""
 
     name, digest, rule = "Linear", None, staticmethod(subject_attention)
+    text_weights = None
 
     def __init__(self, needs: Any, attentions: Any, has_blank: bool = True) -> None:
         super().__init__()

@@ -9,9 +9,9 @@ import pytest
 import test_golden_host
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from golden import Golden, recipe
-from models import build_sd15, build_sd15_clip, build_sdxl, build_vision, fill, fill_from_recipe
-from safetensors.torch import save_file
+from golden import recipe
+from golden_mip import PATCHES, WIDTH, D, F, build_unets, features_of, load_adapters, weights_of
+from models import build_sd15_clip, build_vision, fill
 from sampling import (
     EVERYWHERE,
     LEFT,
@@ -28,68 +28,17 @@ from sampling import (
 
 from msd_core.models.unet import cross_attentions
 
-D, F = (Golden(name, folder="golden_mip") for name in ("d_unet", "f_encoders"))
-WIDTH, PATCHES = D.manifest["encoder_width"], D.manifest["encoder_tokens"]
 OVERLAPPING, WEIGHT, WEIGHTS = ((0.0, 0.0, 0.6, 1.0), (0.4, 0.25, 1.0, 0.75)), 0.8, (1.0, 0.4)
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Any]:
-    """The UNets of golden set d."""
-    built = {"sdxl": build_sdxl((1, 2)), "sdxl70": build_sdxl((2, 10)), "sd15": build_sd15()}
-    for name, model in built.items():
-        fill_from_recipe(model, D.seed, D.manifest["unet_param_prefix"][name])
-    return built
-
-
-def weights_of(name: str, model: Any) -> dict[str, torch.Tensor]:
-    """An adapter of set d without its text_to_weight, which makes it an IP-Adapter."""
-    facts = D.manifest["adapters"][name]
-    shapes = facts["keys"]
-    if isinstance(shapes, str):  # they follow from the rule
-        shapes = {k: v for k, v in D.manifest["adapters"]["sdxl_linear"]["keys"].items()
-                  if k.startswith("image_proj.")}  # fmt: skip
-        unet = model.model.diffusion_model.state_dict()
-        for each in cross_attentions({key: value.shape for key, value in unet.items()}):
-            for kind in ("to_k_ip", "to_v_ip"):
-                shapes[f"ip_adapter.{each.key_index}.{kind}.weight"] = [each.width, each.context]
-    return {
-        key: torch.from_numpy(recipe.param(D.seed, facts["param_prefix"] + key, shape))
-        for key, shape in shapes.items()
-        if "text_to_weight" not in key
-    }
+    return build_unets()
 
 
 @pytest.fixture(scope="module")
 def ip_adapters(pack: Any, models: dict[str, Any], tmp_path_factory: Any) -> dict[str, Any]:
-    """Each adapter of set d through the loader node, from a file in models/ipadapter; those of
-    SDXL as nested pickles, those of SD1.5 as flat safetensors."""
-    import folder_paths
-
-    folder = tmp_path_factory.mktemp("ipadapter")
-    folder_paths.add_model_folder_path("ipadapter", str(folder))
-    loaded = {}
-    for name, facts in D.manifest["adapters"].items():
-        sd = weights_of(name, models[facts["unet"]])
-        if facts["unet"] == "sd15":
-            save_file(sd, folder / f"{name}.safetensors")
-            loaded[name] = pack.MSDLoadAdapter.execute(f"{name}.safetensors")[0]
-            continue
-        nested: dict[str, Any] = {"image_proj": {}, "ip_adapter": {}}
-        for key, value in sd.items():
-            part, _, rest = key.partition(".")
-            nested[part][rest] = value
-        torch.save(nested, folder / f"{name}.bin")
-        loaded[name] = pack.MSDLoadAdapter.execute(f"{name}.bin")[0]
-    return loaded
-
-
-def features_of(pack: Any, given: torch.Tensor, blank: torch.Tensor | None) -> Any:
-    """[n, E] or [n, P, E] as MSD Encode References gives it, and anything as the other output."""
-    features = pack.module("nodes.subjects").Features
-    if given.ndim == 2:
-        return features(noise(1, len(given), PATCHES, WIDTH), given, noise(2, PATCHES, WIDTH))
-    return features(given, noise(3, len(given), WIDTH), blank)
+    return load_adapters(pack, models, tmp_path_factory.mktemp("ipadapter"))
 
 
 class Case(test_golden_host.Case):
