@@ -17,6 +17,7 @@ from sampling import (
     assert_same,
     differ,
     guide,
+    noise,
     patch_of,
     sample,
     with_watch,
@@ -224,3 +225,28 @@ class TestRun:
         for others in ((nameless, second), (nameless, nameless)):
             picture = sample(guide(applied(subjects=replace(case.grounded, subjects=others))))
             assert picture.isfinite().all() and differ(picture, sample(guide(applied())))
+
+    @pytest.mark.parametrize("after", [False, True])
+    def test_a_lora_on_the_text_keys_holds(self, models: Any, applied: Any, after: bool) -> None:
+        """Before or after MSD Apply, the names' keys are those of the model with it."""
+        sample(guide(models["sdxl"]))  # so that its weights are its own again
+        name = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+        weight = models["sdxl"].model.state_dict()[name]
+        patch, before = {name: ("diff", (noise(1, *weight.shape),))}, weight.clone()
+
+        def with_lora(model: Any) -> Any:
+            cloned = model.clone()
+            assert cloned.add_patches(patch, 1.0)
+            return cloned
+
+        chosen = with_lora(applied()) if after else applied(model=with_lora(models["sdxl"]))
+        found, branch = [], patch_of(chosen).branch
+        key = branch.text_keys[("input", 4, 0)]
+        handle = key.register_forward_hook(lambda _, given, out: found.append((given[0], out)))
+        sample(guide(chosen))
+        handle.remove()
+        expected = before + patch[name][1][0]
+        names = [pair for pair in found if pair[0].shape[1] == branch.names.shape[1]]
+        assert len(names) == 3
+        for given, out in names:
+            torch.testing.assert_close(out, given @ expected.T, atol=1e-3, rtol=1e-3)
