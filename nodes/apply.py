@@ -23,7 +23,7 @@ from ..msd_core.models.unet import (
 from .sampling.image_branch import ImageBranch
 from .sampling.merge_branch import MergeBranch
 from .sampling.unet_patch import SubjectAttentionPatch
-from .subjects import MSDAdapterType, MSDSubjects, Subject, Subjects
+from .subjects import MSDAdapterType, MSDSubjects, Subjects
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def _image_branch(
     return ImageBranch(
         _keys_values(adapter, blocks, every, scales),
         family.rule,
-        replace(subjects, subjects=tuple(map(_without_references, subjects.subjects))),
+        replace(subjects, subjects=tuple(s.without_references() for s in subjects.subjects)),
         indices,
         # In each subject's place, since a softmax over equal tokens is that over one of them:
         # so the positive rows' coverages hold, and so do their weights.
@@ -167,7 +167,7 @@ def _merge_branch(
     names = [each.name_tokens for each in subjects.subjects if each.name_tokens is not None]
     strengths = [each.detach().float().cpu() for each in family.text_weights or ()]
     # Nothing of the layout counts: neither boxes nor their aspect nor auto layout.
-    phrases = tuple(map(_without_references, subjects.subjects))
+    phrases = tuple(s.without_references() for s in subjects.subjects)
     return MergeBranch(
         _keys_values(adapter, blocks, torch.cat(list(tokens)), scales),
         _keys_values(adapter, blocks, blank[None], torch.tensor([weight])),
@@ -245,11 +245,3 @@ def _keys_values(
         block: (key.cpu(), weighted_values(value, weights).cpu())
         for block, (key, value) in zip(blocks, projected, strict=True)
     }
-
-
-def _without_references(subject: Subject) -> Subject:
-    """A subject's phrase and layout alone: the model shouldn't hold on to its references."""
-    return replace(
-        subject, references=torch.empty(0), reference_masks=None, features=None,
-        image_tokens=None, blank_image_tokens=None, name_tokens=None,
-    )  # fmt: skip

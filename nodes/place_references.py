@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import takewhile
 
 import comfy.sd1_clip
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 from comfy_api.latest import io, ui
@@ -115,7 +114,7 @@ class MSDPlaceReferences(io.ComfyNode):
         unique_id = cls.hidden.unique_id if cls.hidden else None
         show_text(report, unique_id)
         layout = Layout(
-            replace(subjects, subjects=tuple(map(_without_references, subjects.subjects))),
+            replace(subjects, subjects=tuple(s.without_references() for s in subjects.subjects)),
             tuple(len(subject.references) for subject in subjects.subjects),
             tokens,
             first_stage,
@@ -149,13 +148,6 @@ def _where(subject: Subject) -> str:
     if subject.region is not None:
         return "in its region"
     return "in its box" if any(subject.box) else "no box, so anywhere in the picture"
-
-
-def _without_references(subject: Subject) -> Subject:
-    """A subject's phrase and layout alone: the model shouldn't hold on to its references."""
-    return replace(
-        subject, references=torch.empty(0), reference_masks=None, features=None, image_tokens=None
-    )
 
 
 def find_phrases(

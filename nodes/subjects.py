@@ -1,6 +1,6 @@
 """What the one wire through the graph carries: the subjects, and what is known of each so far."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from comfy_api.latest import io
@@ -40,6 +40,17 @@ class Subject:
     name_tokens: Tensor | None = None
     token_positions: tuple[int, ...] = ()  # of its phrase in the prompt, set by MSDAutoLayout
     adapter_digest: str | None = None  # of the adapter that gave the image tokens
+
+    def without_references(self) -> "Subject":
+        """Its phrase and layout alone: a model shouldn't hold on to references."""
+        return replace(
+            self,
+            references=torch.empty(0),
+            reference_masks=None,
+            features=None,
+            image_tokens=None,
+            blank_image_tokens=None,
+        )
 
     def coverage(self, height: int, width: int, window: Window | None = None) -> Tensor:
         """Coverage of the cells of one grid.
