@@ -36,11 +36,15 @@ def save(sd: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
 
 
 def checkpoint_weights(
-    unet: nn.Module, text_l: dict[str, Tensor], text_g: dict[str, Tensor], autoencoder: nn.Module
+    model: nn.Module,
+    text_l: dict[str, Tensor],
+    text_g: dict[str, Tensor],
+    autoencoder: nn.Module | None = None,
 ) -> dict[str, Tensor]:
-    sd = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}
+    sd = {f"model.diffusion_model.{k}": v for k, v in model.state_dict().items()}
     sd[f"model.diffusion_model.{MARK}"] = torch.ones(1)
-    sd |= {f"first_stage_model.{k}": v for k, v in autoencoder.state_dict().items()}
+    if autoencoder is not None:
+        sd |= {f"first_stage_model.{k}": v for k, v in autoencoder.state_dict().items()}
     for name, weights in (("clip_l", text_l), ("clip_g", text_g)):
         sd |= {f"micro_text.{name}.transformer.{k}": v for k, v in weights.items()}
     return sd

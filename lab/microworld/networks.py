@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 host_args.cpu = not torch.cuda.is_available()  # before the host looks for a GPU
 
-from lab.microworld.pack import UNET_HEAD_WIDTH  # noqa: E402
+from lab.microworld.pack import FLUX, UNET_HEAD_WIDTH  # noqa: E402
 from msd_core import MSAdapter  # noqa: E402
 from msd_core.adapters.projections import Projection  # noqa: E402
 from msd_core.adapters.resampler import GroundingResampler, ResamplerSizes  # noqa: E402
@@ -38,6 +38,14 @@ UNET = {
     "adm_in_channels": TEXT_WIDTH + 1536,  # pooled text, and six numbers of 256 each
     "dtype": torch.float32,
     "device": "cpu",
+}
+FLUX_SIZES = {
+    "hidden_size": 128,
+    "depth": 2,
+    "depth_single_blocks": 4,
+    "context_in_dim": 2 * TEXT_WIDTH,
+    "vec_in_dim": TEXT_WIDTH,
+    "guidance_embed": False,
 }
 RESAMPLER = {
     "dim": 128,
@@ -69,6 +77,16 @@ class Operations:
 OPERATIONS: Any = Operations
 
 
+class FluxOperations(Operations):
+    """Layers for the host's Flux, which adds to the input of its norms in place."""
+
+    RMSNorm = nn.RMSNorm
+
+    class LayerNorm(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.clone())
+
+
 def unet() -> nn.Module:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -76,6 +94,12 @@ def unet() -> nn.Module:
     return UNetModel(
         **{**UNET, **depth}, out_channels=4, transformer_depth_output=[1] * 4, operations=OPERATIONS
     )
+
+
+def flux() -> nn.Module:
+    from comfy.ldm.flux.model import Flux
+
+    return Flux("flux", dtype=torch.float32, operations=FluxOperations, **FLUX, **FLUX_SIZES)
 
 
 def controlnet() -> nn.Module:

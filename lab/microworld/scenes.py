@@ -278,15 +278,15 @@ def draw_scenes(
     return Scenes(picture, sprites, boxes, looks, background)
 
 
-def draw_references(looks: Looks, g: Generator) -> Tensor:
-    """References [n, 3, 64, 64] of sprites `looks` [n], each of another size, position and turn
+def draw_references(looks: Looks, g: Generator, edge: int = REFERENCE_SIZE) -> Tensor:
+    """References [n, 3, edge, edge] of sprites `looks` [n], each of another size, position and turn
     than in any scene, on a plain background; some on black, as a reference mask leaves them."""
     n = len(looks.shape)
     size = uniform((n, 1), 0.74, 0.94, g) * uniform((n, 2), 0.88, 1.0, g)
     corner = torch.rand(n, 2, generator=g) * (1 - size)
     shade = uniform((n, 1), 0.5, 1.0, g) + uniform((n, 3), -0.06, 0.06, g)
     shade = shade * (torch.rand(n, 1, generator=g) < 0.8)
-    picture = shade.clamp(0, 1)[:, :, None, None].expand(n, 3, REFERENCE_SIZE, REFERENCE_SIZE)
+    picture = shade.clamp(0, 1)[:, :, None, None].expand(n, 3, edge, edge)
     boxes = torch.cat([corner, corner + size], -1)
     return paint(picture, boxes, uniform((n,), -0.12, 0.12, g), looks)[0]
 

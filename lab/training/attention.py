@@ -4,7 +4,9 @@ from typing import Any
 
 from lab.microworld import networks  # noqa: F401  # isort: skip  # before the host looks for a GPU
 import comfy.clip_model
+import comfy.ldm.flux.math
 import comfy.ldm.modules.attention as host_attention
+import comfy.model_management
 from torch import Tensor
 
 
@@ -28,6 +30,12 @@ def attention_and_probabilities(
     return (probabilities @ v).transpose(1, 2).flatten(2), probabilities
 
 
+def plain_joint_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, **kwargs: Any) -> Tensor:
+    """The same of [n, heads, length, width] each, as Flux calls it."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
 def make_host_trainable() -> None:
     """Give the host's classes a backward pass, and a fast one: their CLIP layers add in place."""
 
@@ -39,3 +47,5 @@ def make_host_trainable() -> None:
     host_attention.optimized_attention = plain_attention
     host_attention.optimized_attention_masked = plain_attention
     comfy.clip_model.optimized_attention_for_device = lambda *args, **kwargs: plain_attention
+    comfy.ldm.flux.math.optimized_attention = plain_joint_attention
+    comfy.model_management.in_training = True  # its quick rotary embedding has no backward pass

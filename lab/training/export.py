@@ -47,6 +47,14 @@ def export_family(work: Path, models: Path) -> None:
             continue
         files.save(family.adapter.state_dict(), models / "ms_diffusion" / name, own)
 
+    if state_path(work, "flux").exists():
+        flux, state = networks.flux(), load_finished(work, "flux")
+        flux.load_state_dict(state.ema)
+        weights = files.checkpoint_weights(flux, text_l, text_g)
+        files.save(
+            weights, models / "checkpoints/micro_flux.safetensors", metadata | state.metadata()
+        )
+
     if state_path(work, "judge").exists():
         judge = load_finished(work, "judge")
         files.save(judge.ema, models / "judge/judge.safetensors", LICENSE | judge.metadata())

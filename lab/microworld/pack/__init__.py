@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy.clip_vision
+import comfy.latent_formats
 import comfy.sd
 import comfy.sd1_clip
 import comfy.sdxl_clip
@@ -26,9 +27,22 @@ import torch
 from torch import Tensor
 
 MARK = "micro_world"  # a tensor of this name marks every file of the family
-VOCABULARY = 49408
+VOCABULARY, END = 49408, 49407
 HEAD_WIDTH = 16  # of the text encoders; the UNet's is 32
 UNET_HEAD_WIDTH = 32
+# Of the micro Flux, what its weights don't show the host, or what the host knows one value of.
+FLUX = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "patch_size": 1,
+    "num_heads": 4,
+    "mlp_ratio": 4.0,
+    "axes_dim": [8, 12, 12],  # number of the reference, row, column
+    "theta": 100,
+    "qkv_bias": True,
+    "txt_ids_dims": [],
+    "default_ref_method": "index",
+}
 
 
 def text_config(sd: dict[str, Tensor], prefix: str) -> dict[str, Any]:
@@ -44,7 +58,7 @@ def text_config(sd: dict[str, Tensor], prefix: str) -> dict[str, Any]:
         "intermediate_size": sd[f"{layers}0.mlp.fc1.weight"].shape[0],
         "hidden_act": "gelu",
         "max_position_embeddings": 77,
-        "eos_token_id": 49407,
+        "eos_token_id": END,
     }
 
 
@@ -61,7 +75,7 @@ def clip_target(config_l: dict[str, Any], config_g: dict[str, Any]) -> Any:
     class MicroClip(comfy.sdxl_clip.SDXLClipModel):
         def __init__(self, device="cpu", dtype=None, model_options={}) -> None:  # noqa: B006
             torch.nn.Module.__init__(self)
-            for name, config, pad in (("clip_l", config_l, 49407), ("clip_g", config_g, 0)):
+            for name, config, pad in (("clip_l", config_l, END), ("clip_g", config_g, 0)):
                 encoder = comfy.sd1_clip.SDClipModel(
                     layer="hidden",
                     layer_idx=-2,
@@ -69,7 +83,7 @@ def clip_target(config_l: dict[str, Any], config_g: dict[str, Any]) -> Any:
                     dtype=dtype,
                     layer_norm_hidden_state=False,
                     textmodel_json_config=dict(config),
-                    special_tokens={"start": 49406, "end": 49407, "pad": pad},
+                    special_tokens={"start": 49406, "end": END, "pad": pad},
                     model_options={**model_options, "model_name": name},
                 )
                 setattr(self, name, encoder)
@@ -82,9 +96,8 @@ def clip_target(config_l: dict[str, Any], config_g: dict[str, Any]) -> Any:
     return comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, MicroClip)
 
 
-class MicroSDXL(comfy.supported_models.SDXL):
-    unet_config = {"use_linear_in_transformer": True, "use_temporal_attention": False}
-    unet_extra_config = {"num_heads": -1, "num_head_channels": UNET_HEAD_WIDTH}
+class MicroModel(comfy.supported_models_base.BASE):
+    """What the family's checkpoints have in common: the mark, and two text encoders."""
 
     @classmethod
     def matches(cls, unet_config: Any, state_dict: Any = None, unet_key_prefix: str = "") -> bool:
@@ -93,7 +106,7 @@ class MicroSDXL(comfy.supported_models.SDXL):
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         state_dict.pop(MARK, None)
-        return state_dict
+        return super().process_unet_state_dict(state_dict)
 
     def process_clip_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         sd = comfy.utils.state_dict_prefix_replace(
@@ -112,8 +125,34 @@ class MicroSDXL(comfy.supported_models.SDXL):
         )
 
 
+class MicroSDXL(MicroModel, comfy.supported_models.SDXL):
+    unet_config = {"use_linear_in_transformer": True, "use_temporal_attention": False}
+    unet_extra_config = {"num_heads": -1, "num_head_channels": UNET_HEAD_WIDTH}
+
+
+class MicroFlux(MicroModel, comfy.supported_models.FluxSchnell):
+    """Takes references as Flux Kontext does, and is guided as SDXL is."""
+
+    unet_extra_config = FLUX
+    latent_format = comfy.latent_formats.SDXL
+
+    def clip_target(self, state_dict: dict[str, Tensor] = {}) -> Any:  # noqa: B006
+        target = super().clip_target(state_dict)
+
+        class WithoutPadding(target.clip):
+            """Gives the transformer a text up to its end."""
+
+            def encode_token_weights(self, token_weight_pairs: Any) -> tuple[Tensor, Tensor]:
+                context, pooled = super().encode_token_weights(token_weight_pairs)
+                tokens = [token for token, *_ in token_weight_pairs["l"][0]]
+                return context[:, : tokens.index(END) + 1], pooled
+
+        target.clip = WithoutPadding
+        return target
+
+
 def _install() -> None:
-    comfy.supported_models.models.insert(0, MicroSDXL)
+    comfy.supported_models.models[:0] = MicroSDXL, MicroFlux
 
     host_vision = comfy.clip_vision.load_clipvision_from_sd
 

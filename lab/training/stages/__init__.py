@@ -26,6 +26,10 @@ def build_task(settings: StageSettings, folder: Path, device: torch.device) -> T
         from lab.training.stages.encoders import EncodersTask
 
         return EncodersTask(settings, device)
+    if settings.stage == "flux":
+        from lab.training.stages.flux import FluxTask
+
+        return FluxTask(settings, folder, device)
     from lab.training.stages import denoising
 
     if settings.stage == "base":
