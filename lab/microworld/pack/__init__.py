@@ -43,6 +43,7 @@ FLUX = {
     "txt_ids_dims": [],
     "default_ref_method": "index",
 }
+FLUX_SHIFT = 3.0  # of its timesteps to much noise, in training and in sampling
 
 
 def text_config(sd: dict[str, Tensor], prefix: str) -> dict[str, Any]:
@@ -134,6 +135,7 @@ class MicroFlux(MicroModel, comfy.supported_models.FluxSchnell):
     """Takes references as Flux Kontext does, and is guided as SDXL is."""
 
     unet_extra_config = FLUX
+    sampling_settings = {"multiplier": 1.0, "shift": FLUX_SHIFT}
     latent_format = comfy.latent_formats.SDXL
 
     def clip_target(self, state_dict: dict[str, Tensor] = {}) -> Any:  # noqa: B006

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from lab.microworld import networks
 from lab.microworld.autoencoder import Autoencoder
+from lab.microworld.pack import FLUX_SHIFT
 from lab.microworld.scenes import Looks, caption, draw_references, draw_scenes
 from lab.training.config import StageSettings
 from lab.training.family import Family
@@ -145,5 +146,7 @@ def draw_places(autoencoder: Autoencoder, n: int, count: int, g: Generator) -> P
 
 
 def draw_timesteps(n: int, g: Generator) -> Tensor:
-    """[n] in 0..1, one in each n-th of the range: less chance in how hard a micro batch is."""
-    return (torch.randperm(n, generator=g) + torch.rand(n, generator=g)) / n
+    """[n] in 0..1, shifted to much noise, in which places and shapes are decided; one in each n-th
+    of the range: less chance in how hard a micro batch is."""
+    share = (torch.randperm(n, generator=g) + torch.rand(n, generator=g)) / n
+    return FLUX_SHIFT * share / (1 + (FLUX_SHIFT - 1) * share)
