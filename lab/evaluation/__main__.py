@@ -2,7 +2,8 @@
 and scores them by the judge.
 
     python -m lab.evaluation sample    write the pictures that the work folder lacks
-    python -m lab.evaluation report    score them, and write docs/quality.md
+    python -m lab.evaluation report    score them, and write docs/quality.md and
+                                       docs/quality_placed.md, each if it has pictures
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from lab import ROOT
-from lab.evaluation.cases import CASES
+from lab.evaluation.cases import CASES, PLACED_CASES, PlacedCase
 from lab.microworld import MODELS
 
 
@@ -23,9 +24,7 @@ def main() -> None:
         if options.command == "sample":
             sample_cases(options.work, options.models, options.only, options.count)
         else:
-            from lab.evaluation.report import report
-
-            report(options.work, options.models)
+            report_cases(options.work, options.models)
     except KeyboardInterrupt:
         sys.exit("Stopped.")
     except (OSError, ValueError) as error:
@@ -40,10 +39,10 @@ def parse() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     sample = commands.add_parser("sample", help="write the pictures that the work folder lacks")
-    names = [case.name for case in CASES]
+    names = [case.name for case in (*CASES, *PLACED_CASES)]
     sample.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=", ".join(names))
     sample.add_argument("--count", type=int, help="scenes of each case")
-    report = commands.add_parser("report", help="score them, and write docs/quality.md")
+    report = commands.add_parser("report", help="score them, and write the pages")
     for command in (sample, report):
         command.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
         command.add_argument("--work", type=Path, default=ROOT / ".lab" / "quality")
@@ -55,25 +54,42 @@ def parse() -> argparse.Namespace:
 
 def sample_cases(work: Path, models: Path, only: list[str] | None, count: int | None) -> None:
     """Write the pictures of each case to a file of its own; those that are there stay."""
+    from lab.evaluation.placed import sample_placed
     from lab.evaluation.sampling import sample
     from lab.host.in_process import load_host
-    from lab.host.sampler import Sampler
+    from lab.host.sampler import FluxSampler, Sampler
 
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     nodes = load_host()
-    for case in CASES:
+    for case in (*CASES, *PLACED_CASES):
         path = work / f"{case.name}.pt"
         if path.exists() or (only and case.name not in only):
             continue
-        if not (models / "ms_diffusion" / case.adapter).exists():
+        start = time.monotonic()
+        if isinstance(case, PlacedCase):
+            pictures = sample_placed(case, FluxSampler(nodes, models), count or case.count)
+        elif (models / "ms_diffusion" / case.adapter).exists():
+            pictures = sample(case, Sampler(nodes, models, case.adapter), count or case.count)
+        else:
             print(f"{case.name}: there is no {case.adapter}")
             continue
-        start = time.monotonic()
-        pictures = sample(case, Sampler(nodes, models, case.adapter), count or case.count)
         torch.save((pictures * 255).round().byte(), path)
         seconds = (time.monotonic() - start) / len(pictures)
         print(f"{case.name}: {len(pictures)} pictures, {seconds:.2f} s each", flush=True)
+
+
+def report_cases(work: Path, models: Path) -> None:
+    """Write the page of the adapter's cases and that of placed references, each if it has
+    pictures."""
+    from lab.evaluation.placed import report_placed
+    from lab.evaluation.report import report
+
+    placed = any((work / f"{case.name}.pt").exists() for case in PLACED_CASES)
+    if placed:
+        report_placed(work, models)
+    if not placed or any((work / f"{case.name}.pt").exists() for case in CASES):
+        report(work, models)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from lab.microworld.scenes import (
     MAX_SUBJECTS,
+    REFERENCE_SIZE,
     SIZES,
+    SMALL_REFERENCE_SIZE,
+    SMALL_SIZE,
     Scenes,
     draw_references,
     draw_scenes,
@@ -15,7 +18,7 @@ from lab.microworld.scenes import (
 )
 
 FEW, SOME, MANY = 32, 100, 200  # scenes
-SETS = ("two", "three", "overlapping", "upright", "wide")
+SETS = ("two", "three", "overlapping", "upright", "wide", "small")
 WITHOUT_MASKS = "ms_adapter_micro_without_masks.safetensors"
 
 
@@ -54,12 +57,34 @@ CASES = (
 )
 
 
+@dataclass(frozen=True)
+class PlacedCase:
+    """One way to sample the scenes "small" by the micro Flux."""
+
+    name: str
+    place: bool = True
+    own_texts: bool = False  # each subject's phrase in the prompt is its own
+    first_stage: float = 0.0
+    weight: float = 1.0
+    count: int = SOME
+
+
+PLACED_CASES = (
+    PlacedCase("not placed", place=False),
+    PlacedCase("placed, text shared"),
+    PlacedCase("placed, own texts", own_texts=True),
+    PlacedCase("placed, own texts, first stage 0.1", own_texts=True, first_stage=0.1),
+    PlacedCase("placed, own texts, first stage 0.3", own_texts=True, first_stage=0.3),
+    PlacedCase("the same, weight 2", own_texts=True, first_stage=0.3, weight=2.0),
+)
+
+
 @dataclass
 class HeldOut:
     """Held-out scenes, with one reference of each subject."""
 
     scenes: Scenes
-    references: Tensor  # [n, MAX_SUBJECTS, 3, 64, 64]
+    references: Tensor  # [n, MAX_SUBJECTS, 3, h, w]
     means: Tensor  # [n, MAX_SUBJECTS, 3], mean colour of each sprite as drawn
     subjects: int
 
@@ -71,11 +96,12 @@ def draw_held_out(name: str) -> HeldOut:
     g = torch.Generator().manual_seed(seed)
     count = 3 if name == "three" else 2
     overlapping = 1.0 if name == "overlapping" else 0.0
-    size = SIZES.get(name, SIZES["square"])
+    small = name == "small"
+    size = (SMALL_SIZE, SMALL_SIZE) if small else SIZES.get(name, SIZES["square"])
     scenes = draw_scenes(MANY, g, size, count, overlapping, evaluation=True)
     looks = scenes.looks.flat()
     n = len(looks.shape)
-    references = draw_references(looks, g)
+    references = draw_references(looks, g, SMALL_REFERENCE_SIZE if small else REFERENCE_SIZE)
     whole = torch.tensor([0.05, 0.05, 0.95, 0.95]).expand(n, 4)
     drawn, sprite = paint(torch.zeros(n, 3, 64, 64), whole, torch.zeros(n), looks)
     means = drawn.sum((2, 3)) / sprite.sum((1, 2))[:, None]

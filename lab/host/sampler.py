@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lab.host.in_process import run_node
 from lab.host.workflows import CFG, NEGATIVE, STEPS
+from lab.microworld.scenes import SMALL_REFERENCE_SIZE, SMALL_SIZE
 
 WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
@@ -51,27 +52,8 @@ class Sampler:
         size: tuple[int, int],
         grounding: bool = True,
     ) -> Any:
-        """MSDLayout, MSDEncodeReferences, MSDGroundReferences.
-
-        Args:
-            references: [S, 3, H, W] in 0..1. phrases: S. boxes: [S, 4].
-            size: height and width of the picture in pixels.
-        """
-        specs = [
-            {"phrase": phrase, "box": box, "weight": 1.0}
-            for phrase, box in zip(phrases, boxes.tolist(), strict=True)
-        ]
-        sockets = {
-            f"reference_{number}": reference.movedim(0, -1)[None]
-            for number, reference in enumerate(references, 1)
-        }
-        subjects = self._run(
-            "MSDLayout",
-            references=sockets,
-            width=size[1],
-            height=size[0],
-            layout={"version": 1, "subjects": specs},
-        )[0]
+        """MSDLayout, MSDEncodeReferences, MSDGroundReferences; arguments as those of `lay_out`."""
+        subjects = lay_out(self.nodes, references, phrases, boxes, size)
         (subjects,) = self._run(
             "MSDEncodeReferences", clip_vision=self.clip_vision, subjects=subjects
         )
@@ -127,3 +109,111 @@ class Sampler:
     def _run(self, node: str, **inputs: Any) -> Any:
         with torch.no_grad():
             return run_node(self.nodes, node, **inputs)
+
+
+class FluxSampler:
+    """The micro Flux, its references in the conditioning, and placed or not.
+
+    Args:
+        nodes: the host's node classes by id, as `load_host` gives them.
+        models: folder with checkpoints/ of the family.
+    """
+
+    def __init__(self, nodes: dict[str, Any], models: Path) -> None:
+        self.nodes = nodes
+        import folder_paths
+
+        folder = str(models / "checkpoints")
+        folder_paths.add_model_folder_path("checkpoints", folder, is_default=True)
+        self.model, self.clip, _ = self._run(
+            "CheckpointLoaderSimple", ckpt_name="micro_flux.safetensors"
+        )
+        _, _, self.vae = self._run("CheckpointLoaderSimple", ckpt_name="micro.safetensors")
+        (self.negative,) = self._run("CLIPTextEncode", clip=self.clip, text="")
+
+    def picture(
+        self,
+        prompt: str,
+        subjects: Any,
+        seed: int,
+        place: bool = True,
+        own_texts: bool = False,
+        first_stage: float = 0.0,
+    ) -> Tensor:
+        """A picture [3, SMALL_SIZE, SMALL_SIZE] in 0..1.
+
+        Args:
+            subjects: from `lay_out`.
+            place: whether MSDPlaceReferences puts the references into their boxes.
+            own_texts: whether each subject's phrase in the prompt is its own.
+        """
+        (positive,) = self._run("CLIPTextEncode", clip=self.clip, text=prompt)
+        (positive,) = self._run(
+            "MSDReferenceLatents",
+            conditioning=positive,
+            vae=self.vae,
+            subjects=subjects,
+            megapixels=(SMALL_REFERENCE_SIZE / 1024) ** 2,
+        )
+        model = self.model
+        if place:
+            texts = {"clip": self.clip, "prompt": prompt} if own_texts else {}
+            (model,) = self._run(
+                "MSDPlaceReferences",
+                model=model,
+                subjects=subjects,
+                first_stage=first_stage,
+                **texts,
+            )
+        (latent,) = self._run("EmptyLatentImage", width=SMALL_SIZE, height=SMALL_SIZE)
+        (latent,) = self._run(
+            "KSampler",
+            model=model,
+            seed=seed,
+            steps=STEPS,
+            cfg=CFG,
+            sampler_name="euler",
+            scheduler="simple",
+            positive=positive,
+            negative=self.negative,
+            latent_image=latent,
+        )
+        (image,) = self._run("VAEDecode", vae=self.vae, samples=latent)
+        return image[0].movedim(-1, 0).clamp(0, 1)
+
+    def _run(self, node: str, **inputs: Any) -> Any:
+        with torch.no_grad():
+            return run_node(self.nodes, node, **inputs)
+
+
+def lay_out(
+    nodes: dict[str, Any],
+    references: Tensor,
+    phrases: Sequence[str],
+    boxes: Tensor,
+    size: tuple[int, int],
+    weight: float = 1.0,
+) -> Any:
+    """Subjects from MSDLayout.
+
+    Args:
+        references: [S, 3, H, W] in 0..1. phrases: S. boxes: [S, 4].
+        size: height and width of the picture in pixels.
+        weight: of every subject.
+    """
+    specs = [
+        {"phrase": phrase, "box": box, "weight": weight}
+        for phrase, box in zip(phrases, boxes.tolist(), strict=True)
+    ]
+    sockets = {
+        f"reference_{number}": reference.movedim(0, -1)[None]
+        for number, reference in enumerate(references, 1)
+    }
+    return run_node(
+        nodes,
+        "MSDLayout",
+        references=sockets,
+        width=size[1],
+        height=size[0],
+        layout={"version": 1, "subjects": specs},
+    )[0]

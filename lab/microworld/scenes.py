@@ -29,6 +29,7 @@ OUTLINE = 0.07  # brightness of the dark line around a sprite
 WHITE = 0.97  # every texture's other colour
 MAX_SUBJECTS = 3  # subjects of a scene
 SIZE, REFERENCE_SIZE = 128, 64
+SMALL_SIZE, SMALL_REFERENCE_SIZE = 96, 48  # the micro Flux's: a sprite is about as large in both
 SIZES = {"square": (128, 128), "upright": (144, 96), "wide": (96, 144)}  # height, width
 
 
@@ -278,16 +279,16 @@ def draw_scenes(
     return Scenes(picture, sprites, boxes, looks, background)
 
 
-def draw_references(looks: Looks, g: Generator, edge: int = REFERENCE_SIZE) -> Tensor:
-    """References [n, 3, edge, edge] of sprites `looks` [n], each of another size, position and turn
+def draw_references(looks: Looks, g: Generator, size: int = REFERENCE_SIZE) -> Tensor:
+    """References [n, 3, size, size] of sprites `looks` [n], each of another size, position and turn
     than in any scene, on a plain background; some on black, as a reference mask leaves them."""
     n = len(looks.shape)
-    size = uniform((n, 1), 0.74, 0.94, g) * uniform((n, 2), 0.88, 1.0, g)
-    corner = torch.rand(n, 2, generator=g) * (1 - size)
+    extent = uniform((n, 1), 0.74, 0.94, g) * uniform((n, 2), 0.88, 1.0, g)
+    corner = torch.rand(n, 2, generator=g) * (1 - extent)
     shade = uniform((n, 1), 0.5, 1.0, g) + uniform((n, 3), -0.06, 0.06, g)
     shade = shade * (torch.rand(n, 1, generator=g) < 0.8)
-    picture = shade.clamp(0, 1)[:, :, None, None].expand(n, 3, edge, edge)
-    boxes = torch.cat([corner, corner + size], -1)
+    picture = shade.clamp(0, 1)[:, :, None, None].expand(n, 3, size, size)
+    boxes = torch.cat([corner, corner + extent], -1)
     return paint(picture, boxes, uniform((n,), -0.12, 0.12, g), looks)[0]
 
 

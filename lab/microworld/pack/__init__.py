@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 MARK = "micro_world"  # a tensor of this name marks every file of the family
-VOCABULARY, END = 49408, 49407
+VOCABULARY, END, LENGTH = 49408, 49407, 77
+PADDING = {"l": END, "g": 0}  # of each text encoder
 HEAD_WIDTH = 16  # of the text encoders; the UNet's is 32
 UNET_HEAD_WIDTH = 32
 # Of the micro Flux, what its weights don't show the host, or what the host knows one value of.
@@ -58,7 +59,7 @@ def text_config(sd: dict[str, Tensor], prefix: str) -> dict[str, Any]:
         "num_attention_heads": width // HEAD_WIDTH,
         "intermediate_size": sd[f"{layers}0.mlp.fc1.weight"].shape[0],
         "hidden_act": "gelu",
-        "max_position_embeddings": 77,
+        "max_position_embeddings": LENGTH,
         "eos_token_id": END,
     }
 
@@ -76,7 +77,7 @@ def clip_target(config_l: dict[str, Any], config_g: dict[str, Any]) -> Any:
     class MicroClip(comfy.sdxl_clip.SDXLClipModel):
         def __init__(self, device="cpu", dtype=None, model_options={}) -> None:  # noqa: B006
             torch.nn.Module.__init__(self)
-            for name, config, pad in (("clip_l", config_l, END), ("clip_g", config_g, 0)):
+            for name, config in (("l", config_l), ("g", config_g)):
                 encoder = comfy.sd1_clip.SDClipModel(
                     layer="hidden",
                     layer_idx=-2,
@@ -84,10 +85,10 @@ def clip_target(config_l: dict[str, Any], config_g: dict[str, Any]) -> Any:
                     dtype=dtype,
                     layer_norm_hidden_state=False,
                     textmodel_json_config=dict(config),
-                    special_tokens={"start": 49406, "end": END, "pad": pad},
-                    model_options={**model_options, "model_name": name},
+                    special_tokens={"start": 49406, "end": END, "pad": PADDING[name]},
+                    model_options={**model_options, "model_name": f"clip_{name}"},
                 )
-                setattr(self, name, encoder)
+                setattr(self, f"clip_{name}", encoder)
             self.dtypes = {dtype}
 
         def load_sd(self, sd: dict[str, Tensor]) -> Any:
@@ -141,16 +142,23 @@ class MicroFlux(MicroModel, comfy.supported_models.FluxSchnell):
     def clip_target(self, state_dict: dict[str, Tensor] = {}) -> Any:  # noqa: B006
         target = super().clip_target(state_dict)
 
-        class WithoutPadding(target.clip):
-            """Gives the transformer a text up to its end."""
+        class Tokenizer(target.tokenizer):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.clip_l.pad_to_max_length = self.clip_g.pad_to_max_length = False
+
+        class Encoder(target.clip):
+            """The transformer gets no padding, which these encoders can't do without."""
 
             def encode_token_weights(self, token_weight_pairs: Any) -> tuple[Tensor, Tensor]:
-                context, pooled = super().encode_token_weights(token_weight_pairs)
-                tokens = [token for token, *_ in token_weight_pairs["l"][0]]
-                return context[:, : tokens.index(END) + 1], pooled
+                padded = {
+                    name: [[*text, *[(PADDING[name], 1.0)] * (LENGTH - len(text))]]
+                    for name, (text,) in token_weight_pairs.items()
+                }
+                context, pooled = super().encode_token_weights(padded)
+                return context[:, : len(token_weight_pairs["l"][0])], pooled
 
-        target.clip = WithoutPadding
-        return target
+        return comfy.supported_models_base.ClipTarget(Tokenizer, Encoder)
 
 
 def _install() -> None:

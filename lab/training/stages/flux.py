@@ -10,7 +10,14 @@ from torch import Generator, Tensor, nn
 from lab.microworld import networks
 from lab.microworld.autoencoder import Autoencoder
 from lab.microworld.pack import FLUX_SHIFT
-from lab.microworld.scenes import Looks, caption, draw_references, draw_scenes
+from lab.microworld.scenes import (
+    SMALL_REFERENCE_SIZE,
+    SMALL_SIZE,
+    Looks,
+    caption,
+    draw_references,
+    draw_scenes,
+)
 from lab.training.config import StageSettings
 from lab.training.family import Family
 from lab.training.stages.vae import load_vae
@@ -18,7 +25,6 @@ from lab.training.state import load_ema
 from lab.training.task import Losses, Task
 from lab.training.vocabulary import Vocabulary
 
-SIZE, REFERENCE = 96, 48  # pixels: a sprite is about as large in both
 SCENES = (2048, 12288, 2048)  # with one subject, two, three
 DRAWN = 64  # at once
 # Layers that start at zero, so that every block starts as the identity.
@@ -95,7 +101,9 @@ class FluxTask(Task):
         """Latents of new references of looks [n, count], in an order that says nothing."""
         n, count = looks.shape.shape
         order = torch.rand(n, count, generator=g).argsort(1)
-        pictures = draw_references(looks[torch.arange(n)[:, None], order].flat(), g, REFERENCE)
+        pictures = draw_references(
+            looks[torch.arange(n)[:, None], order].flat(), g, SMALL_REFERENCE_SIZE
+        )
         return list(self.autoencoder[0].encode(pictures).unflatten(0, (n, count)).unbind(1))
 
     def forward(self, micro_batch: NoisyLatents) -> Losses:
@@ -136,7 +144,7 @@ def draw_places(autoencoder: Autoencoder, n: int, count: int, g: Generator) -> P
     """About n scenes of `count` subjects at random places."""
     latents, looks, captions = [], [], []
     for _ in range(max(1, n // DRAWN)):
-        drawn = draw_scenes(DRAWN, g, (SIZE, SIZE), count, overlapping=0.0)
+        drawn = draw_scenes(DRAWN, g, (SMALL_SIZE, SMALL_SIZE), count, overlapping=0.0)
         latents.append(autoencoder.encode(drawn.picture))
         looks.append(drawn.looks[:, :count])
         captions += [
