@@ -1,8 +1,8 @@
 """The cards of the example workflows: python -m lab.templates
 
 Runs each workflow on a real server with the micro family, and writes its layout beside its picture.
-The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so. Nor has
-it a model that takes reference latents: there the card shows the collage in place of a picture.
+The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so. For
+models that take reference latents the card shows the collage in place of a picture.
 """
 
 import argparse
