@@ -82,15 +82,19 @@ def save_random_family(models: Path, seed: int = 0) -> None:
 
 
 def fill_autoencoder(autoencoder: nn.Module) -> None:
-    """Initialise a TAESD: the host leaves its weights uninitialised. Its pictures aren't black."""
+    """Initialise a TAESD: the host leaves its weights uninitialised. Half of what its pictures show
+    of random latents isn't clipped, so that a difference of latents is one of pictures."""
     g = torch.Generator().manual_seed(0)
     for name, parameter in autoencoder.named_parameters():
         if name.startswith("taesd_encoder"):
             parameter.data.normal_(std=0.1, generator=g)
         elif name.startswith("taesd_decoder"):
-            nn.init.kaiming_normal_(parameter) if parameter.ndim > 1 else parameter.data.zero_()
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter, generator=g)
+            else:
+                parameter.data.zero_()
             if name.startswith("taesd_decoder.19."):
-                parameter.data.mul_(0.06).add_(0.5 if parameter.ndim == 1 else 0)
+                parameter.data.mul_(0.004).add_(0.5 if parameter.ndim == 1 else 0)
 
 
 def _fill_zeros(unet: nn.Module, control: nn.Module) -> None:

@@ -134,7 +134,7 @@ def test_same_graph_same_picture(server: Server, prompt: dict[str, Any]) -> None
     boxes = run(server, prompt)
     prompt[find(prompt, "MSDApply")]["inputs"]["subjects"] = ["90", 0]
     first = run(server, prompt)
-    assert abs(first - boxes).mean() > 0.5
+    assert abs(first - boxes).mean() > 0.1
     sampler["seed"] = 7
     other = run(server, prompt)
     assert abs(first - other).mean() > 1
