@@ -2,21 +2,20 @@
 which for that call answers the host's `optimized_attention_override`, the one hook that all these
 architectures have in common."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from comfy.patcher_extension import WrapperExecutor
+from comfy.model_base import BaseModel
 from comfy.samplers import CFGGuider
-from torch import Tensor
 
 from ...msd_core.models.reference_transformers import ReferenceTransformer
 from . import compiled
-from .conditionings import ROWS
+from .conditionings import Row
 from .joint_attention import PlacedCall, PlacedRun, attend_placed
 from .placed_layout import Layout
-from .sampling_patch import SamplingPatch
+from .sampling_patch import Sampling, SamplingPatch
 
 _OVERRIDE = "optimized_attention_override"  # transformer option
 
@@ -66,35 +65,28 @@ class PlacedReferencesPatch(SamplingPatch[PlacedRun]):
             )
         return run
 
-    def apply_model(
+    @contextmanager
+    def acting(
         self,
-        executor: WrapperExecutor,
-        x: Tensor,
-        timesteps: Tensor,
-        concat: Tensor | None = None,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """APPLY_MODEL wrapper: answer the joint attentions of this call."""
-        options = transformer_options or {}
-        sampling = self.sampling_of(options)
-        rows = self.rows_of(kwargs.get(ROWS), x, sampling, options)
-        if ROWS in kwargs:
-            kwargs[ROWS] = rows  # for another patch; the model leaves it alone
+        model: BaseModel,
+        inputs: Mapping[str, Any],
+        rows: tuple[Row, ...],
+        sampling: Sampling[PlacedRun] | None,
+        transformer_options: dict[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        """Answer the joint attentions of this call."""
+        options = transformer_options
         run = self.outside if sampling is None else sampling.run
-        references: Sequence[Tensor] = kwargs.get("ref_latents") or ()
-        base: Any = executor.class_obj
         if sampling is None:
-            run.sigma_range = self._sigma_range(base)
-        else:
-            sampling.saw_positive = True  # what counts here are references, see `begin`
+            run.sigma_range = self._sigma_range(model)
+        context, references = inputs["context"], inputs.get("ref_latents")
         if not references or context is None or not self._enter_step(run, options):
-            return executor(x, timesteps, concat, context, control, options, **kwargs)
-        model = getattr(base.diffusion_model, "_orig_mod", base.diffusion_model)  # if compiled
+            yield options
+            return
+        network: Any = model.diffusion_model
+        network = getattr(network, "_orig_mod", network)  # if compiled
         call = PlacedCall.of(
-            self.layout, self.transformer, run, rows, model, x, context, references
+            self.layout, self.transformer, run, rows, network, inputs["x"], context, references
         )
         stance = nullcontext()
         if compiled.is_compiled(options):
@@ -103,9 +95,8 @@ class PlacedReferencesPatch(SamplingPatch[PlacedRun]):
                 f"{self.node}: the model runs uncompiled, since what TorchCompileModel compiles "
                 "would keep the layout of an earlier run."
             )
-        options = {**options, _OVERRIDE: partial(attend_placed, call, options.get(_OVERRIDE))}
         with stance:
-            out = executor(x, timesteps, concat, context, control, options, **kwargs)
+            yield {**options, _OVERRIDE: partial(attend_placed, call, options.get(_OVERRIDE))}
         if not call.joint_attentions:
             raise ValueError(
                 f"{self.node}: the model has no attention over its {call.text} tokens of text, "
@@ -114,7 +105,6 @@ class PlacedReferencesPatch(SamplingPatch[PlacedRun]):
                 "Model Reference Method after MSD Reference Latents. Else bypass the nodes that "
                 "change the model's tokens."
             )
-        return out
 
     def _enter_step(self, run: PlacedRun, transformer_options: Mapping[str, Any]) -> bool:
         """Move the run's clock on, where the step matters: to read the time is to wait for the

@@ -3,6 +3,7 @@ start down to each call of the model, and knows whose rows that call holds."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..aspect import warn_of_aspect
 from . import compiled
-from .conditionings import CONDITIONINGS, Row, guess_rows, is_marked, mark, read_rows
+from .conditionings import CONDITIONINGS, ROWS, Row, guess_rows, is_marked, mark, read_rows
 from .latent import SampledLatent
 from .run import StepClock
 
@@ -66,18 +67,21 @@ class SamplingPatch(ABC, Generic[Clock]):
         """A sampler starts, the conditionings of whose guider are marked."""
 
     @abstractmethod
-    def apply_model(
+    def acting(
         self,
-        executor: WrapperExecutor,
-        x: Tensor,
-        timesteps: Tensor,
-        concat: Tensor | None = None,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """APPLY_MODEL wrapper: a call of the model."""
+        model: BaseModel,
+        inputs: Mapping[str, Any],
+        rows: tuple[Row, ...],
+        sampling: Sampling[Clock] | None,
+        transformer_options: dict[str, Any],
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """Around a call of the model: gives the transformer options to call it with.
+
+        Args:
+            inputs: `x`, `context` and what else the conditionings give this model.
+            rows: whose they are.
+            sampling: the sampling run, None outside of any.
+        """
 
     def put_on(self, model_options: dict[str, Any]) -> None:
         """In the options rather than on the patcher: so it also holds for a pack that evaluates the
@@ -167,6 +171,28 @@ class SamplingPatch(ABC, Generic[Clock]):
             return executor(model, conds, x, timestep, model_options)
         finally:
             sampling.evaluated, latent.window = before
+
+    def apply_model(
+        self,
+        executor: WrapperExecutor,
+        x: Tensor,
+        timesteps: Tensor,
+        concat: Tensor | None = None,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """APPLY_MODEL wrapper: a call of the model."""
+        options = transformer_options or {}
+        sampling = self.sampling_of(options)
+        rows = self.rows_of(kwargs.get(ROWS), x, sampling, options)
+        if ROWS in kwargs:
+            kwargs[ROWS] = rows  # for another patch; the model leaves it alone
+        model: Any = executor.class_obj
+        inputs = {"x": x, "context": context, **kwargs}
+        with self.acting(model, inputs, rows, sampling, options) as options:
+            return executor(x, timesteps, concat, context, control, options, **kwargs)
 
     def sampling_of(self, transformer_options: Mapping[str, Any]) -> Sampling[Clock] | None:
         """The sampling run that a call belongs to, None outside of any."""

@@ -2,20 +2,20 @@
 calls, and a replacement of each text cross-attention, beside whatever other packs have put there.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from comfy.ldm.modules.attention import optimized_attention
-from comfy.patcher_extension import WrapperExecutor
+from comfy.model_base import BaseModel
 from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...msd_core.models.unet import Block
 from . import compiled
 from .call import Call, calls
-from .conditionings import ROWS, Row, acts_on
+from .conditionings import Row, acts_on
 from .image_branch import Branch, Layer
 from .latent import SampledLatent
 from .run import Run
@@ -56,27 +56,20 @@ class SubjectAttentionPatch(SamplingPatch[Run]):
             )
         return run
 
-    def apply_model(
+    @contextmanager
+    def acting(
         self,
-        executor: WrapperExecutor,
-        x: Tensor,
-        timesteps: Tensor,
-        concat: Tensor | None = None,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """APPLY_MODEL wrapper: put the image branch over what is on each block right now. It is
-        put there also for calls in which it does nothing, since compiled code stays as it was at
-        first."""
-        options = transformer_options or {}
-        sampling = self.sampling_of(options)
-        rows = self.rows_of(kwargs.get(ROWS), x, sampling, options)
-        if ROWS in kwargs:
-            kwargs[ROWS] = rows  # for another MSD Apply; the UNet leaves it alone
+        model: BaseModel,
+        inputs: Mapping[str, Any],
+        rows: tuple[Row, ...],
+        sampling: Sampling[Run] | None,
+        transformer_options: dict[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        """Put the image branch over what is on each block right now. It is put there also for calls
+        in which it does nothing, since compiled code stays as it was at first."""
+        options = transformer_options
         if sampling is None:
-            sampling = self._outside_sampling(executor.class_obj, x, rows)
+            sampling = self._outside_sampling(model, inputs["x"], rows)
         positive = any(row.conditioning.positive is not None for row in rows)
         sampling.saw_positive = bool(sampling.saw_positive or positive)
         under_way = calls.get()
@@ -94,15 +87,16 @@ class SubjectAttentionPatch(SamplingPatch[Run]):
                 "MSD Apply: the model runs uncompiled, since what TorchCompileModel compiles "
                 "would keep the subjects of an earlier run."
             )
-        options = self._patched(options)
         before = calls.set(under_way)
         try:
             with stance:
-                return executor(x, timesteps, concat, context, control, options, **kwargs)
+                yield self._patched(options)
         finally:
             calls.reset(before)
 
-    def _outside_sampling(self, model: Any, x: Tensor, rows: tuple[Row, ...]) -> Sampling[Run]:
+    def _outside_sampling(
+        self, model: BaseModel, x: Tensor, rows: tuple[Row, ...]
+    ) -> Sampling[Run]:
         """For a pack that calls the model by itself."""
         run = Run([]) if self.branch.subjects.auto_layout is None else self.outside
         run.sigma_range = self._sigma_range(model)
