@@ -147,7 +147,7 @@ def _where(subject: Subject) -> str:
         return "not seen, its weight is 0"
     if subject.region is not None:
         return "in its region"
-    return "in its box" if any(subject.box) else "no box, so anywhere in the picture"
+    return "in its box" if subject.is_placed else "no box, so anywhere in the picture"
 
 
 def find_phrases(

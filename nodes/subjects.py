@@ -52,6 +52,11 @@ class Subject:
             blank_image_tokens=None,
         )
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has a box or a region."""
+        return self.region is not None or any(self.box)
+
     def coverage(self, height: int, width: int, window: Window | None = None) -> Tensor:
         """Coverage of the cells of one grid.
 
@@ -82,6 +87,17 @@ class Subjects:
     subjects: tuple[Subject, ...]
     auto_layout: AutoLayoutSettings | None = None
     size: tuple[int, int] | None = None  # width and height in pixels, as laid out
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether any of them has a region, which may cover a cell in part."""
+        return any(subject.region is not None for subject in self.subjects)
+
+    def coverage(self, height: int, width: int, window: Window | None = None) -> Tensor:
+        """[S, height * width], each subject's; float if soft, else bool. See `Subject.coverage`."""
+        kind = torch.float32 if self.is_soft else torch.bool
+        each = [subject.coverage(height, width, window) for subject in self.subjects]
+        return torch.stack([of_subject.to(kind) for of_subject in each])
 
 
 MSDSubjects = io.Custom("MSD_SUBJECTS")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -214,7 +213,7 @@ class MSDLayout(io.ComfyNode):
                 )
             )
         show_warnings("MSD Layout", unique_id, warnings)
-        coverages = [subject.coverage(height, width) for subject in subjects]
+        laid_out = Subjects(tuple(subjects), size=(width, height))
         picture, shown_at = draw_collage(subjects, width, height)
         shown = {
             "boxes": [subject.box for subject in subjects],
@@ -222,8 +221,8 @@ class MSDLayout(io.ComfyNode):
             "size": [width, height],
         }
         return io.NodeOutput(
-            Subjects(tuple(subjects), size=(width, height)),
-            torch.stack([coverage.view(height, width).float() for coverage in coverages]),
+            laid_out,
+            laid_out.coverage(height, width).view(-1, height, width).float(),
             [[pixel_box(subject.box, width, height) for subject in subjects]],
             draw_layout(subjects, width, height),
             picture[None],

@@ -134,17 +134,14 @@ class ImageBranch(Branch):
         _, _, height, width = layer
         cached = height, width, part.window, query.device, query.dtype
         if cached not in run.coverages:
-            subjects = self.subjects.subjects
-            soft = any(subject.region is not None for subject in subjects)
-            kind = torch.float32 if soft else torch.bool
-            each = [subject.coverage(height, width, part.window).to(kind) for subject in subjects]
-            whole = torch.stack(each)[self.subject_indices]
+            each = self.subjects.coverage(height, width, part.window)
+            whole = each[self.subject_indices]
             queries = covered_queries(whole)
             coverage = cast_to_device(whole[None, :, queries.index], query.device, None)
             if isinstance(queries.index, Tensor):
                 queries = CoveredQueries(cast_to_device(queries.index, query.device, None))
             mask = subject_mask(coverage, self.tokens, query.dtype)
-            if not soft:
+            if not self.subjects.is_soft:
                 mask = mask._replace(strength=None)  # 1 for each covered query
             run.coverages[cached] = GridCoverage(queries, coverage, mask)
         return run.coverages[cached]

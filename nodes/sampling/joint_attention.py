@@ -24,7 +24,6 @@ from ...msd_core.models.reference_transformers import (
     token_count,
     token_grid,
 )
-from ..subjects import Subject
 from .conditionings import Conditioning, Row
 from .placed_layout import Layout
 from .run import StepClock
@@ -159,11 +158,8 @@ class PlacedCall:
     def _placement(self, window: Window | None, prompt_start: int | None) -> Placement:
         frames, height, width = self.grid
         subjects = self.layout.subjects.subjects
-        soft = any(subject.region is not None for subject in subjects)
-        kind = torch.float32 if soft else torch.bool
-        coverage = torch.stack(
-            [_coverage(subject, height, width, window).to(kind) for subject in subjects]
-        )
+        coverage = self.layout.subjects.coverage(height, width, window)
+        coverage[[n for n, subject in enumerate(subjects) if not subject.is_placed]] = 1
         weights = [subject.weight for subject in subjects]
         for n, own in enumerate(coverage):
             # In a window it is only elsewhere.
@@ -206,13 +202,6 @@ class PlacedCall:
                 )
             self.run.prompt_starts[conditioning] = start
         return self.run.prompt_starts[conditioning]
-
-
-def _coverage(subject: Subject, height: int, width: int, window: Window | None) -> Tensor:
-    """[height * width]; of a subject without a box, all of the picture."""
-    if subject.region is None and not any(subject.box):
-        return torch.ones(height * width, dtype=torch.bool)
-    return subject.coverage(height, width, window)
 
 
 def attend_placed(
@@ -267,10 +256,6 @@ def _additive(mask: Tensor, query: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         lowest = torch.finfo(query.dtype).min
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, lowest)
-    return (
-        mask[(None,) * (4 - mask.ndim)]
-        if mask.ndim == 2
-        else mask.unsqueeze(1)
-        if mask.ndim == 3
-        else mask
-    )
+    if mask.ndim == 2:
+        return mask[None, None]
+    return mask[:, None] if mask.ndim == 3 else mask

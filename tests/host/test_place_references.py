@@ -1,6 +1,6 @@
 """MSDPlaceReferences in the host's own sampling, on a tiny model of each architecture."""
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import comfy.samplers
 import pytest
@@ -263,11 +263,14 @@ class TestModels:
 
 
 def x_and_y_swapped(module: Any, monkeypatch: Any) -> None:
-    right = module._coverage
-    monkeypatch.setattr(
-        module, "_coverage", lambda subject, height, width, window: right(
-            subject, width, height, window).view(width, height).T.flatten()
-    )  # fmt: skip
+    kind = get_type_hints(module.Layout)["subjects"]
+    right = kind.coverage
+
+    def coverage(subjects: Any, height: int, width: int, window: Any) -> Any:
+        swapped = right(subjects, width, height, window).view(-1, width, height)
+        return swapped.mT.flatten(1)
+
+    monkeypatch.setattr(kind, "coverage", coverage)
 
 
 def another_order(module: Any, monkeypatch: Any) -> None:
