@@ -83,7 +83,8 @@ def phrase_positions(
     for start in range(0, text.shape[0], CHUNK):
         moved = [position - first + start for position in positions]
         if moved[-1] < text.shape[0] and any(
-            _same(prompt[list(positions)], text[moved, : prompt.shape[1]]) for prompt in prompts
+            same_tokens(prompt[list(positions)], text[moved, : prompt.shape[1]])
+            for prompt in prompts
         ):
             found += moved
     return tuple(found)
@@ -107,6 +108,7 @@ def token_weights(positions: Sequence[Sequence[int]], length: int, own_length: i
     return weights
 
 
-def _same(tokens: Tensor, others: Tensor) -> bool:
+def same_tokens(tokens: Tensor, others: Tensor) -> bool:
+    """Whether encoded tokens [T, C] are others' copies, up to the encoder's rounding."""
     difference = (tokens - others).square().sum(-1)
-    return bool((difference <= SAME_TOKEN**2 * tokens.square().sum(-1)).min())
+    return bool((difference <= SAME_TOKEN**2 * tokens.square().sum(-1)).all())

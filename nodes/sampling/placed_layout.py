@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...msd_core.phrases import same_tokens
 from ..subjects import Subjects
-
-SAME_TEXT = 0.005  # of a token's length, how far an encoded text's may be from the prompt's
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,7 @@ class PromptTokens:
             start = len(text) - len(prompt)
             if start < 0 or text.shape[1] != prompt.shape[1] or text[:start].any():
                 continue
-            own = text[start:].to(prompt)
-            difference = (own - prompt).square().sum(-1)
-            if (difference <= SAME_TEXT**2 * prompt.square().sum(-1)).all():
+            if same_tokens(prompt, text[start:].to(prompt)):
                 return start
         return None
 
