@@ -138,11 +138,8 @@ def _features(
     clip_vision: ClipVisionModel, subject: Subject, fit: str, background: str
 ) -> Features:
     """Of each of a subject's references."""
-    masks = subject.reference_masks
-    if masks is None:
-        masks = [None] * len(subject.references)
     size = clip_vision.image_size
-    pairs = zip(subject.references, masks, strict=True)
+    pairs = zip(subject.references, subject.mask_of_each, strict=True)
     prepared = torch.stack([prepare_reference(r, m, fit, background, size) for r, m in pairs])
     return _memo.get(clip_vision, prepared, compute=lambda: _encode(clip_vision, prepared))
 

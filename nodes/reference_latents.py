@@ -72,9 +72,8 @@ class MSDReferenceLatents(io.ComfyNode):
         progress = comfy.utils.ProgressBar(len(subjects.subjects))
         latents: list[Tensor] = []
         for subject in subjects.subjects:
-            masks = subject.reference_masks
-            for n, reference in enumerate(subject.references):
-                image = cut_out(reference, None if masks is None else masks[n], background)
+            for reference, mask in zip(subject.references, subject.mask_of_each, strict=True):
+                image = cut_out(reference, mask, background)
                 pixels = fit_reference(to_tensor(image)[None], megapixels)
                 latents.append(_memo.get(vae, pixels, compute=partial(vae.encode, pixels)))
             progress.update(1)

@@ -41,6 +41,13 @@ class Subject:
     token_positions: tuple[int, ...] = ()  # of its phrase in the prompt, set by MSDAutoLayout
     adapter_digest: str | None = None  # of the adapter that gave the image tokens
 
+    @property
+    def mask_of_each(self) -> list[Tensor | None]:
+        """Of each reference the mask [H, W], None where the subject may be anywhere in it."""
+        if self.reference_masks is None:
+            return [None] * len(self.references)
+        return list(self.reference_masks)
+
     def without_references(self) -> "Subject":
         """Its phrase and layout alone: a model shouldn't hold on to references."""
         return replace(

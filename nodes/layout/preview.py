@@ -53,7 +53,7 @@ def draw_collage(subjects: Sequence[Subject], width: int, height: int) -> tuple[
     """The first reference of each subject in its box, see `collage`."""
     return collage(
         [subject.references[0] for subject in subjects],
-        [None if s.reference_masks is None else s.reference_masks[0] for s in subjects],
+        [subject.mask_of_each[0] for subject in subjects],
         torch.tensor([subject.box for subject in subjects]),
         height,
         width,
@@ -71,9 +71,9 @@ def _font(size: int) -> tuple[Any, bool]:
 
 def first_reference(subject: Subject) -> Image.Image:
     """The first reference of a subject as RGBA, transparent where the subject is not."""
-    image = to_pil(subject.references[0]).convert("RGBA")
-    if subject.reference_masks is not None:
-        image.putalpha(to_pil(subject.reference_masks[0]))
+    image, mask = to_pil(subject.references[0]).convert("RGBA"), subject.mask_of_each[0]
+    if mask is not None:
+        image.putalpha(to_pil(mask))
     return image
 
 
