@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import ROOT
-from lab.jobs.folder import MAX_TRIES, Folder, process_name
+from lab.jobs.folder import Folder, process_name
 from lab.jobs.lines import Job
 from lab.jobs.worker import Result, Worker
 
@@ -84,9 +84,10 @@ def work_on_ray(
             raise ValueError("there are no GPUs to count workers by. Give --workers.")
         if gpus and count > gpus:
             raise ValueError(f"--workers is {count}, and there are {gpus} GPUs.")
-        # A job whose worker dies is handed to the one that comes in its place, which counts.
+        # A job whose worker died is handed to the one that comes in its place without an end:
+        # that one counts, and leaves alone what killed too many.
         kind: Any = ray.remote(Actor).options(
-            num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=MAX_TRIES
+            num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1
         )
         actors = [kind.remote(f"{process_name()}@{n}", make_worker) for n in range(count)]
         waiting, busy = deque(jobs), {}
