@@ -13,7 +13,9 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from lab.jobs.lines import VERSION, WORKFLOW, Job, read_jobs, read_workflow
 from lab.jobs.worker import Result
 
 FEW = 5  # failed jobs that are named
+Results = Generator[Result, None, None]
 
 
 def main() -> None:
@@ -34,7 +37,8 @@ def main() -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
+        signal.signal(number, stop)
     try:
         if options.command == "status":
             print_status(Folder(options.out))
@@ -124,8 +128,10 @@ def run(options: argparse.Namespace) -> bool:
         return not failed
     folder.want(jobs)
     hashes.save()
+    new = 0
     try:
-        new = print_progress(work(left, options, models.resolve()), len(left))
+        with closing(work(left, options, models.resolve())) as results:
+            new = print_progress(results, len(left))
     finally:
         folder.leave()
     print_failures(folder.failures(), {job.id: job for job in jobs})
@@ -172,10 +178,8 @@ def engine_name(options: argparse.Namespace) -> str:
     return f"by {options.workers} workers" if options.workers else "in this process"
 
 
-def work(jobs: list[Job], options: argparse.Namespace, models: Path) -> Iterator[Result]:
+def work(jobs: list[Job], options: argparse.Namespace, models: Path) -> Results:
     make_worker = InProcessWorker(options.out.resolve(), models)
-    if not jobs:
-        return iter(())
     if options.server:
         return work_on_servers(jobs, options.out.resolve(), options.server)
     if options.workers or options.address:
@@ -183,7 +187,7 @@ def work(jobs: list[Job], options: argparse.Namespace, models: Path) -> Iterator
     return work_in_a_loop(jobs, make_worker)
 
 
-def print_progress(results: Iterator[Result], count: int) -> int:
+def print_progress(results: Results, count: int) -> int:
     """Print how far it is, at most once a second; returns how many failed."""
     states = {"made": 0, "there": 0, "failed": 0}
     first = shown = 0.0
@@ -195,7 +199,7 @@ def print_progress(results: Iterator[Result], count: int) -> int:
             continue
         shown = now
         rate = (done - 1) / (now - first) if done > 1 else 0.0
-        left = f", {rate:.2f}/s, {(count - done) / rate:.0f} s left" if rate else ""
+        left = f", {rate:.2f}/s, {timedelta(seconds=(count - done) // rate)} left" if rate else ""
         by_others = f", {states['there']} by others" if states["there"] else ""
         print(
             f"{done} of {count}: {states['made']} made{by_others}, {states['failed']} failed{left}",

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ class InProcessWorker:
         return Worker(name, Folder(self.out), InProcess(self.models))
 
 
-def work_in_a_loop(jobs: list[Job], make_worker: InProcessWorker) -> Iterator[Result]:
+def work_in_a_loop(jobs: list[Job], make_worker: InProcessWorker) -> Generator[Result, None, None]:
     """One after the other, in this process."""
+    if not jobs:
+        return
     worker = make_worker(process_name())
     for job in jobs:
         yield worker.make(job)
@@ -52,7 +54,7 @@ class Actor:
 
 def work_on_ray(
     jobs: list[Job], make_worker: Any, workers: int | None, address: str | None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """By Ray's actors, each with a GPU where there are any, in the order in which they get ready.
 
     Args:
@@ -63,6 +65,8 @@ def work_on_ray(
         ValueError: more workers than GPUs, or no number and no GPU.
         RuntimeError: a worker couldn't start.
     """
+    if not jobs:
+        return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
@@ -115,7 +119,9 @@ def work_on_ray(
         ray.shutdown()
 
 
-def work_on_servers(jobs: list[Job], out: Path, addresses: list[str]) -> Iterator[Result]:
+def work_on_servers(
+    jobs: list[Job], out: Path, addresses: list[str]
+) -> Generator[Result, None, None]:
     """By ComfyUIs that run already, one job at a time on each.
 
     Raises RuntimeError: all of them went away.

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,12 @@ class Folder:
 
     def running(self) -> dict[str, str]:
         """The id of the job that each worker has in work, and of its process, by its name."""
-        notes = (self.path / "running").glob("*")
-        return {note.name: note.read_text() for note in notes if "." not in note.name}
+        found = {}
+        for note in (self.path / "running").glob("*"):
+            with suppress(FileNotFoundError):  # it has just ended
+                if "." not in note.name:
+                    found[note.name] = note.read_text()
+        return found
 
     def wanted(self) -> set[str]:
         """The ids of all jobs that were ever asked for."""

@@ -5,13 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
-from job_lines import failing, finish, line, pictures, save_lines, start
+from job_lines import ENVIRONMENT, failing, finish, line, pictures, save_lines, start
 
 from lab.host import host_folder
 from lab.host.server import Server
@@ -62,7 +63,7 @@ def stop_inside_a_picture(out: Path, run: subprocess.Popen[str]) -> int:
     def stop() -> bool:
         for worker, note in folder.running().items():
             job_id, _, process = note.partition(" ")
-            if process and not stopped:
+            if process and psutil.pid_exists(int(process)) and not stopped:
                 os.kill(int(process), signal.SIGSTOP)
                 if folder.running().get(worker) == note and not folder.is_there(job_id):
                     stopped.append(int(process))
@@ -128,10 +129,28 @@ def test_a_killed_worker_a_killed_driver_then_two_shards_and_ray_at_once(
         process.kill()
     psutil.wait_procs(processes)
     assert before < len(pictures(out)) < len(loop.pixels)
-    engines = (("--workers", "2"), ("--shard", "1/2"), ("--shard", "2/2"))
+    engines = (("--workers", "1"), ("--shard", "1/2"), ("--shard", "2/2"))
     for run in [start(loop.command, out, *arguments) for arguments in engines]:
         finish(run, 1)
     assert_as_the_loop(out, loop)
+
+
+def test_ctrl_c_loses_nothing(loop: Loop, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = start(loop.command, out)
+    wait_for(lambda: bool(Folder(out).running()), run)
+    run.send_signal(signal.SIGINT)
+    assert finish(run, 1).endswith("Stopped. The same command goes on.\n")
+    assert not list((out / "running").iterdir()) and not list((out / "tries").iterdir())
+
+
+def test_ray_leaves_a_job_alone_that_kills_its_worker(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "deadly.py"
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    for number in range(8):
+        expected = "failed Its worker died." if number == 3 else "made"
+        assert f"{number} {expected}" in done.stdout
 
 
 @pytest.fixture(scope="module")
