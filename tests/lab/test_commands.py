@@ -71,7 +71,6 @@ def run_jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: object) -> ob
 def test_a_dry_run_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [])
     _, _, _, verb, lines, *options = save_lines(tmp_path, [line(1), line(2)])
     arguments = ["command", verb, lines, *options, "--out", tmp_path / "out", "--dry-run"]
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
@@ -119,3 +118,9 @@ def test_jobs_into_a_folder_of_another_version(
 def test_the_status_of_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = run(COMMANDS["lab.jobs"], monkeypatch, "status", tmp_path / "lost")
     assert error == f"{tmp_path / 'lost'} isn't a folder of pictures of lab.jobs."
+
+
+def test_workers_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    error = run_jobs(tmp_path, monkeypatch, "--workers", 2)
+    assert error == "--workers and --address need Ray: install the dependency group scale."
