@@ -67,27 +67,14 @@ def work_on_ray(
     """
     if not jobs:
         return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    kept = ("COMFYUI_PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
-    ray.init(
-        address=address,
-        num_cpus=None if address else workers,
-        include_dashboard=None if address else False,
-        object_store_memory=None if address else JOB_MEMORY,
-        log_to_driver=False,
-        runtime_env={"env_vars": {**environment, "PYTHONPATH": str(ROOT)}},
-    )
+    ray, gpus = _connect(workers, address)
     actors = []
     try:
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = workers or gpus
+        count = min(workers or gpus, len(jobs))
         if not count:
-            raise ValueError("there are no GPUs to count workers by. Give --workers.")
+            raise ValueError("There are no GPUs to count workers by. Give --workers.")
         if gpus and count > gpus:
-            raise ValueError(f"--workers is {count}, and there are {gpus} GPUs.")
+            raise ValueError(f"--workers is {workers}, and there are {gpus} GPUs.")
         # A job whose worker died is handed to the one that comes in its place without an end:
         # that one counts, and leaves alone what killed too many.
         kind: Any = ray.remote(Actor).options(
@@ -117,6 +104,24 @@ def work_on_ray(
         for actor in actors:
             ray.kill(actor)
         ray.shutdown()
+
+
+def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
+    """Ray, and how many GPUs it has."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    kept = ("COMFYUI_PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    ray.init(
+        address=address,
+        num_cpus=None if address else workers,
+        include_dashboard=None if address else False,
+        object_store_memory=None if address else JOB_MEMORY,
+        log_to_driver=False,
+        runtime_env={"env_vars": {**environment, "PYTHONPATH": str(ROOT)}},
+    )
+    return ray, int(ray.cluster_resources().get("GPU", 0))
 
 
 def work_on_servers(

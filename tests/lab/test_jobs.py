@@ -16,6 +16,7 @@ from job_lines import ENVIRONMENT, failing, finish, line, pictures, save_lines, 
 
 from lab.host import host_folder
 from lab.host.server import Server
+from lab.jobs.__main__ import main
 from lab.jobs.folder import Folder
 from lab.microworld import MODELS
 
@@ -110,6 +111,16 @@ def test_a_manifest_says_what_made_the_picture(loop: Loop) -> None:
 def test_running_again_makes_nothing(loop: Loop) -> None:
     printed = finish(start(loop.command, loop.out), 1)
     assert f"{COUNT} jobs: {COUNT - 2} are there, 2 failed before, 0 to make" in printed
+
+
+def test_status(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "status", str(loop.out)])
+    main()
+    first, *failed = capsys.readouterr().out.splitlines()
+    assert first == f"{COUNT} jobs: {COUNT - 2} are there, 2 failed, 0 to make, 0 of them in work."
+    assert sorted(failed) == sorted(f"{n} failed: {error}" for n, error in loop.failures.items())
 
 
 def test_a_killed_worker_a_killed_driver_then_two_shards_and_ray_at_once(
