@@ -17,6 +17,7 @@ from lab.jobs.folder import Folder, process_name
 from lab.jobs.lines import Job
 from lab.jobs.worker import Result, Worker
 
+STARTS = 5  # of Ray, which gives up after 30 s; a busy machine may take longer
 JOB_MEMORY = 2**27  # bytes that Ray keeps for jobs and results, which are small
 
 
@@ -107,20 +108,30 @@ def work_on_ray(
 
 
 def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
-    """Ray, and how many GPUs it has."""
+    """Ray, and how many GPUs it has.
+
+    Raises RuntimeError: it didn't start, or there is none at the address.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # of half a minute, for its address
     import ray
 
     kept = ("COMFYUI_PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
-    ray.init(
-        address=address,
-        num_cpus=None if address else workers,
-        include_dashboard=None if address else False,
-        object_store_memory=None if address else JOB_MEMORY,
-        log_to_driver=False,
-        runtime_env={"env_vars": {**environment, "PYTHONPATH": str(ROOT)}},
-    )
+    own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": JOB_MEMORY}
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                runtime_env={"env_vars": {**environment, "PYTHONPATH": str(ROOT)}},
+                **({} if address else own),
+            )
+            break
+        except Exception as error:  # it has no narrower one
+            ray.shutdown()
+            if address or not left:
+                raise RuntimeError(f"Ray didn't start: {error}") from error
     return ray, int(ray.cluster_resources().get("GPU", 0))
 
 

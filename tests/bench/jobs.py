@@ -20,7 +20,7 @@ from lab.jobs.folder import Folder
 from lab.jobs.lines import Job
 from lab.jobs.worker import Worker
 
-PICTURE = bytes(1_500_000)  # about as large as a picture of 1024 x 1024
+SIZE = 1_500_000  # bytes, about those of a picture of 1024 x 1024
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Sleeper:
         return {}
 
     def view(self, outputs: dict[str, Any], node: str) -> bytes:
-        return PICTURE
+        return bytes(SIZE)
 
     def free(self) -> None: ...
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a picture")
-    parser.add_argument("--rounds", type=int, default=60, help="pictures for each worker")
+    parser.add_argument("--rounds", type=int, default=40, help="pictures for each worker")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
         found = measure(options.workers, options.seconds, options.rounds, Path(base))
