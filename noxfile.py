@@ -51,8 +51,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def test(session: nox.Session) -> None:
-    """Core and host tests; arguments go to pytest."""
-    host = _install(session, "test")
+    """Core, host and lab tests; arguments go to pytest."""
+    host = _install(session, "test", "scale")
     arguments = session.posargs or BOTH_CORES
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from lab import ROOT
-from lab.host.in_process import host_folder
+from lab.host import host_folder
 from lab.host.server import PromptError, Server
 from lab.host.workflows import (
     PREVIEW,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from lab.host.in_process import host_folder
+from lab.host import host_folder
 from lab.host.server import PromptError, Server
 from lab.host.workflows import (
     COLLAGE,

@@ -4,6 +4,10 @@ and scores them by the judge.
     python -m lab.evaluation sample    write the pictures that the work folder lacks
     python -m lab.evaluation report    score them, and write docs/quality.md and
                                        docs/quality_placed.md, each if it has pictures
+
+and the job lines of MS-Bench, the evaluation of MS-Diffusion's paper, for lab.jobs:
+
+    python -m lab.evaluation msbench CHECKOUT --out msbench.jsonl
 """
 
 import argparse
@@ -15,13 +19,18 @@ import torch
 
 from lab import ROOT
 from lab.evaluation.cases import CASES, PLACED_CASES, PlacedCase
+from lab.evaluation.msbench import read_samples, save_lines
 from lab.microworld import MODELS
 
 
 def main() -> None:
     options = parse()
     try:
-        if options.command == "sample":
+        if options.command == "msbench":
+            samples = read_samples(options.checkout)
+            save_lines(samples, options.out)
+            print(f"Wrote {len(samples)} lines to {options.out}.")
+        elif options.command == "sample":
             sample_cases(options.work, options.models, options.only, options.count)
         else:
             report_cases(options.work, options.models)
@@ -46,6 +55,9 @@ def parse() -> argparse.Namespace:
     for command in (sample, report):
         command.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
         command.add_argument("--work", type=Path, default=ROOT / ".lab" / "quality")
+    msbench = commands.add_parser("msbench", help="write the job lines of MS-Bench")
+    msbench.add_argument("checkout", type=Path, help="of MS-Diffusion's research repository")
+    msbench.add_argument("--out", type=Path, required=True, help="file of the lines")
     options = parser.parse_args()
     if options.command == "sample" and options.count is not None and options.count < 1:
         parser.error("--count must be at least 1")

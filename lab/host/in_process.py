@@ -3,11 +3,12 @@ is: the quickest way to many pictures. `COMFYUI_PATH` names its folder."""
 
 import asyncio
 import atexit
+import gc
 import importlib
-import os
 import shutil
 import sys
 import tempfile
+import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,9 @@ from typing import Any
 import torch
 
 from lab import ROOT
+from lab.host import host_folder
+from lab.host.prompt_error import PromptError
 from lab.microworld import LOADER_PACK
-
-
-def host_folder() -> Path:
-    """ComfyUI's folder."""
-    given = os.environ.get("COMFYUI_PATH")
-    if not given or not Path(given, "main.py").is_file():
-        raise FileNotFoundError(
-            f"COMFYUI_PATH is {given!r}; it must name a folder with ComfyUI's main.py."
-        )
-    return Path(given).resolve()
 
 
 @cache
@@ -71,3 +64,84 @@ def run_node(nodes: dict[str, Any], name: str, *args: Any, **inputs: Any) -> Any
     else:
         output = getattr(kind(), kind.FUNCTION)(*args, **inputs)
     return getattr(output, "result", output)
+
+
+class InProcess:
+    """Runs prompts in API form in this process, by the host's own executor: models and other
+    outputs stay between prompts that have them in common, as on a server.
+
+    Args:
+        models: folder laid out as the host's models folder, which comes before that one.
+    """
+
+    def __init__(self, models: Path) -> None:
+        load_host()
+        import execution
+        import folder_paths
+        from server import PromptServer
+
+        for folder in models.iterdir():
+            if folder.is_dir():
+                folder_paths.add_model_folder_path(folder.name, str(folder), is_default=True)
+        device = "CPU"
+        if torch.cuda.is_available():
+            device = torch.cuda.get_device_name()
+        self.name = f"in process, PyTorch {torch.__version__}, {device}"
+        self.loop = asyncio.new_event_loop()
+        self.server: Any = PromptServer.instance
+        self.server.loop = self.loop  # that of `load_host` is closed
+        classic: Any = execution.CacheType.CLASSIC  # the host's signature says bool
+        self.executor = execution.PromptExecutor(
+            self.server,
+            cache_type=classic,
+            cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0},
+        )
+
+    def upload(self, path: Path, name: str) -> None:
+        """Put a picture among the host's inputs."""
+        import folder_paths
+
+        shutil.copyfile(path, Path(folder_paths.get_input_directory(), name))
+
+    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
+        """Run a prompt to its end; returns what each node gave the user interface, by node id.
+
+        Raises PromptError: the prompt was refused, or a node failed.
+        """
+        import execution
+
+        name = uuid.uuid4().hex
+        _, error, outputs, node_errors = self.loop.run_until_complete(
+            execution.validate_prompt(name, prompt, None)
+        )
+        if error or node_errors:
+            details = {"error": error, "node_errors": node_errors}
+            raise PromptError.refused(details)
+        self.loop.run_until_complete(self.executor.execute_async(prompt, name, {}, outputs))
+        while not self.server.messages.empty():  # what nodes said, to nobody
+            self.server.messages.get_nowait()
+        event, data = self.executor.status_messages[-1]
+        if event != "execution_success":
+            raise PromptError.of_event(data)
+        return self.executor.history_result["outputs"]
+
+    def view(self, outputs: dict[str, Any], node: str) -> bytes:
+        """The file of the first picture that a node has given the user interface, which is then
+        removed."""
+        import folder_paths
+
+        shown = outputs[node]["images"][0]
+        folder = folder_paths.get_directory_by_type(shown["type"])
+        path = Path(str(folder), shown["subfolder"], shown["filename"])
+        content = path.read_bytes()
+        path.unlink()
+        return content
+
+    def free(self) -> None:
+        """Unload all models, and forget all outputs."""
+        import comfy.model_management
+
+        self.executor.reset()
+        comfy.model_management.unload_all_models()
+        gc.collect()
+        comfy.model_management.soft_empty_cache()

@@ -5,15 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from job_lines import line, save_lines
 
 import lab.demo
 import lab.evaluation.__main__
+import lab.jobs.__main__
 import lab.templates
 import lab.training.__main__
+from lab.jobs.folder import Folder
 
 COMMANDS = {
     "lab.demo": lab.demo.main,
     "lab.evaluation": lab.evaluation.__main__.main,
+    "lab.jobs": lab.jobs.__main__.main,
     "lab.templates": lab.templates.main,
     "lab.training": lab.training.__main__.main,
 }
@@ -55,3 +59,68 @@ def test_a_stage_before_one_that_it_needs(tmp_path: Path, monkeypatch: pytest.Mo
 def test_settings_that_make_no_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = ("train", "--stage", "vae", "--samples", 0, "--work", tmp_path)
     assert run(COMMANDS["lab.training"], monkeypatch, *train) == "vae: samples must be positive."
+
+
+def run_jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: object) -> object:
+    _, _, _, verb, lines, *options = save_lines(folder, [line(1)])
+    return run(
+        COMMANDS["lab.jobs"], monkeypatch, verb, lines, *options, "--out", folder / "out", *more
+    )
+
+
+def test_a_dry_run_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, _, verb, lines, *options = save_lines(tmp_path, [line(1), line(2)])
+    arguments = ["command", verb, lines, *options, "--out", tmp_path / "out", "--dry-run"]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    COMMANDS["lab.jobs"]()
+    printed = capsys.readouterr().out
+    assert "2 jobs: 0 are there, 0 failed before, 2 to make in this process." in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_that_is_none(
+    tmp_path: Path, shard: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_jobs(tmp_path, monkeypatch, "--shard", shard) == 2
+    assert f"must be like 3/64, from 1/64 to 64/64, got {shard!r}" in capsys.readouterr().err
+
+
+def test_no_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_jobs(tmp_path, monkeypatch, "--workers", 0) == 2
+    assert run_jobs(tmp_path, monkeypatch, "--workers", 2, "--server", "http://127.0.0.1:1") == 2
+    printed = capsys.readouterr().err
+    assert "--workers must be at least 1" in printed and "--workers goes without" in printed
+
+
+def test_a_server_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = run_jobs(tmp_path, monkeypatch, "--server", "http://127.0.0.1:1")
+    assert str(error).startswith("--server: http://127.0.0.1:1 isn't a ComfyUI that answers")
+
+
+def test_jobs_without_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = run_jobs(tmp_path, monkeypatch, "--models", tmp_path / "lost")
+    assert error == f"--models: {tmp_path / 'lost'} is no folder."
+
+
+def test_jobs_into_a_folder_of_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Folder(tmp_path / "out").create({"jobs": "0"})
+    error = str(run_jobs(tmp_path, monkeypatch))
+    assert "has pictures of another version: jobs was 0, is 1; comfyui was None, is " in error
+
+
+def test_the_status_of_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = run(COMMANDS["lab.jobs"], monkeypatch, "status", tmp_path / "lost")
+    assert error == f"{tmp_path / 'lost'} isn't a folder of pictures of lab.jobs."
+
+
+def test_workers_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    error = run_jobs(tmp_path, monkeypatch, "--workers", 2)
+    assert error == "--workers and --address need Ray: install the dependency group scale."

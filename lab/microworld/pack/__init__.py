@@ -243,7 +243,12 @@ def _serve_live() -> None:
 class MicroWorldFail:
     """A patch of another pack's that fails inside a cross-attention."""
 
-    ERRORS = {"of its own": RuntimeError, "of memory": torch.OutOfMemoryError}
+    ERRORS = {
+        "of its own": RuntimeError,
+        "of memory": torch.OutOfMemoryError,
+        "of memory, once": torch.OutOfMemoryError,
+    }
+    failed_once = False
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "micro world"
 
     @classmethod
@@ -252,9 +257,12 @@ class MicroWorldFail:
 
     def patch(self, model: Any, error: str) -> tuple[Any]:
         def fail(*args: Any, **kwargs: Any) -> Tensor:
+            MicroWorldFail.failed_once = True
             raise self.ERRORS[error]("An attention failed.")
 
         patched = model.clone()
+        if error == "of memory, once" and self.failed_once:
+            return (patched,)
         patched.set_model_attn2_replace(fail, "middle", 0, 0)
         return (patched,)
 

@@ -1,0 +1,127 @@
+"""MS-Bench, the evaluation of MS-Diffusion's paper, from a checkout of the research repository,
+which has its photos and tables but not the code that combines them.
+
+The combinations are all unordered ones within a class, and all of one photo each across classes;
+this gives the published numbers. Where nothing is published, each sample has one picture, the
+sample's number is its seed, and size, weight, steps and guidance are as in the workflow.
+"""
+
+import ast
+import itertools
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TABLES = "msdiffusion/dataset/prompts/msbench.py"
+PHOTOS = "msbench"
+COMBINATIONS, SAMPLES = 1148, 4488  # as published, in the research repository's README
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt for one combination of photos."""
+
+    kind: str  # type of the combination, such as living_object
+    photos: tuple[Path, ...]
+    phrases: tuple[str, ...]
+    boxes: tuple[list[float], ...]  # x0, y0, x1, y1 in 0..1
+    prompt: str
+
+    @property
+    def combination(self) -> str:
+        return f"{self.kind}/{'+'.join(photo.stem for photo in self.photos)}"
+
+
+def read_samples(checkout: Path) -> list[Sample]:
+    """All samples, in the tables' order of types and the photos' order of names.
+
+    Raises:
+        FileNotFoundError: it isn't such a checkout.
+        ValueError: its tables can't be read, or it has other numbers than published.
+    """
+    path = checkout / TABLES
+    if not path.is_file() or not (checkout / PHOTOS).is_dir():
+        raise FileNotFoundError(
+            f"{checkout} isn't a checkout of MS-Diffusion's research repository: it must have "
+            f"{TABLES} and {PHOTOS}."
+        )
+    tables = _read_tables(path)
+    try:
+        samples = _combine(tables, checkout / PHOTOS)
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{path} has no {error.args[0]!r}.") from None
+    found = len({sample.combination for sample in samples}), len(samples)
+    if found != (COMBINATIONS, SAMPLES):
+        raise ValueError(
+            f"{checkout} gives {found[0]} combinations and {found[1]} samples; MS-Bench has "
+            f"{COMBINATIONS} and {SAMPLES}."
+        )
+    return samples
+
+
+def save_lines(samples: list[Sample], path: Path) -> None:
+    """Write a job line for each, as `lab.jobs` reads them."""
+    folder = path.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for number, sample in enumerate(samples, 1):
+            rows = zip(sample.phrases, sample.boxes, sample.photos, strict=True)
+            line = {
+                "name": sample.combination,
+                "prompt": sample.prompt,
+                "seed": number,
+                "subjects": [
+                    {
+                        "phrase": phrase,
+                        "box": box,
+                        "reference": Path(os.path.relpath(photo.resolve(), folder)).as_posix(),
+                    }
+                    for phrase, box, photo in rows
+                ],
+            }
+            file.write(json.dumps(line) + "\n")
+
+
+def _combine(tables: dict[str, Any], photos: Path) -> list[Sample]:
+    """The samples of all types."""
+    samples = []
+    kinds = (*tables["two_subject_combinations"], *tables["three_subject_combinations"])
+    for kind in kinds:
+        drawn = [
+            itertools.combinations(sorted((photos / name).iterdir()), count)
+            for name, count in Counter(kind.split("_")).items()
+        ]
+        for groups in itertools.product(*drawn):
+            chosen = tuple(itertools.chain(*groups))
+            phrases = tuple(tables["data_class_dict"][photo.stem] for photo in chosen)
+            boxes = tuple(tables["subject_combination_boxes"][kind])
+            samples += [
+                Sample(kind, chosen, phrases, boxes, template.format(*phrases))
+                for template in tables["subject_combination_prompts"][kind]
+            ]
+    return samples
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    """The values that a module assigns to names, without running it."""
+    tables: dict[str, Any] = {}
+    try:
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                tables[statement.targets[0].id] = _value(statement.value, tables)
+    except (SyntaxError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from None
+    return tables
+
+
+def _value(node: ast.expr, tables: dict[str, Any]) -> Any:
+    """A literal, which may name tables before it."""
+    if isinstance(node, ast.Name):
+        return tables[node.id]
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {ast.literal_eval(key): _value(v, tables) for key, v in pairs if key is not None}
+    return ast.literal_eval(node)

@@ -1,0 +1,2 @@
+"""Many pictures from a file of job lines, on one machine or many; what is there is never made
+again."""

@@ -1,0 +1,236 @@
+"""Makes the picture of each line of a file, on one machine or many.
+
+    python -m lab.jobs run layouts.jsonl --out out/
+    python -m lab.jobs status out/
+
+Run again, it makes what is missing. Several runs may share the folder: nothing is lost, and nothing
+is made twice. docs/scale.md says more, lab/jobs/lines.py what a line may hold.
+"""
+
+import argparse
+import hashlib
+import re
+import signal
+import sys
+import time
+from collections.abc import Generator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lab import ROOT
+from lab.host import host_folder
+from lab.jobs.engines import InProcessWorker, work_in_a_loop, work_on_ray, work_on_servers
+from lab.jobs.folder import Folder
+from lab.jobs.hashes import Hashes
+from lab.jobs.lines import VERSION, WORKFLOW, Job, read_jobs, read_workflow
+from lab.jobs.worker import Result
+
+FEW = 5  # failed jobs that are named
+Results = Generator[Result, None, None]
+
+
+def main() -> None:
+    options = parse()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
+        signal.signal(number, stop)
+    try:
+        if options.command == "status":
+            print_status(Folder(options.out))
+        elif not run(options):
+            sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on.")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        sys.exit("--workers and --address need Ray: install the dependency group scale.")
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(str(error))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.jobs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="make the pictures that are missing")
+    run.add_argument("lines", type=Path, help="file with a job a line")
+    run.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    run.add_argument(
+        "--workflow", type=Path, default=WORKFLOW, help="in API form; by default MS-Diffusion's"
+    )
+    run.add_argument(
+        "--models", type=Path, help="folder of the models; by default that of COMFYUI_PATH"
+    )
+    run.add_argument(
+        "--shard", type=parse_shard, default=(1, 1), metavar="I/N", help="make only the I-th of N"
+    )
+    engine = run.add_mutually_exclusive_group()
+    engine.add_argument(
+        "--server", nargs="+", metavar="URL", help="ComfyUIs that run, instead of one in here"
+    )
+    engine.add_argument("--address", help="of a Ray cluster that runs; auto finds it")
+    run.add_argument("--workers", type=int, help="Ray's actors; a GPU for each, if there are any")
+    run.add_argument("--dry-run", action="store_true", help="say what would be made, write nothing")
+    status = commands.add_parser(
+        "status", help="say what is there, what failed and what is missing"
+    )
+    status.add_argument("out", type=Path)
+    options = parser.parse_args()
+    if options.command == "run":
+        if options.workers is not None and options.workers < 1:
+            parser.error("--workers must be at least 1")
+        if options.server and options.workers:
+            parser.error("--workers goes without --server, each of which is a worker")
+    return options
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"must be like 3/64, from 1/64 to 64/64, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Make what is missing; returns whether no job failed."""
+    models = options.models or host_folder() / "models"
+    if not models.is_dir():
+        raise ValueError(f"--models: {models} is no folder.")
+    folder, made_by = Folder(options.out), versions(options.server or [])
+    folder.check(made_by)
+    if not options.dry_run:
+        folder.create(made_by)
+    hashes = Hashes(options.out / "hashes.json")
+    workflow = read_workflow(options.workflow)
+    jobs = read_jobs(options.lines, workflow, models.resolve(), hashes)
+    shard, shards = options.shard
+    jobs = [job for job in jobs if int(job.id, 16) % shards == shard - 1]
+    failures = folder.failures()
+    left = [job for job in jobs if not folder.is_there(job.id)]
+    failed = [job for job in left if job.id in failures]
+    left = [job for job in left if job.id not in failures]
+    print(
+        f"{len(jobs)} jobs: {len(jobs) - len(left) - len(failed)} are there, {len(failed)} failed "
+        f"before, {len(left)} to make {engine_name(options)}.",
+        flush=True,
+    )
+    if options.dry_run:
+        print("Nothing was made or written.")
+        return not failed
+    folder.want(jobs)
+    hashes.save()
+    new = 0
+    try:
+        with closing(work(left, options, models.resolve())) as results:
+            new = print_progress(results, len(left))
+    finally:
+        folder.leave()
+    print_failures(folder.failures(), {job.id: job for job in jobs})
+    return not (failed or new)
+
+
+def versions(servers: list[str]) -> dict[str, str]:
+    """What a picture depends on besides its job.
+
+    Raises ValueError: the servers are of several versions.
+    """
+    if servers:
+        found = {server_version(url) for url in servers}
+        if len(found) > 1:
+            raise ValueError(f"--server: they are of several versions, {', '.join(sorted(found))}.")
+        # Nobody can ask them for their pack's code.
+        return {"jobs": str(VERSION), "comfyui": found.pop(), "pack": "that of servers"}
+    code = hashlib.sha256((ROOT / "__init__.py").read_bytes())
+    for path in sorted([*ROOT.glob("nodes/**/*.py"), *ROOT.glob("msd_core/**/*.py")]):
+        code.update(path.read_bytes())
+    text = (host_folder() / "comfyui_version.py").read_text()
+    return {
+        "jobs": str(VERSION),
+        "comfyui": text.split('"')[1],
+        "pack": code.hexdigest()[:16],
+    }
+
+
+def server_version(url: str) -> str:
+    """Raises ValueError: there is no ComfyUI."""
+    from lab.host.client import Client
+
+    try:
+        return Client(url).get_json("/system_stats")["system"]["comfyui_version"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"--server: {url} isn't a ComfyUI that answers: {error}") from None
+
+
+def engine_name(options: argparse.Namespace) -> str:
+    if options.server:
+        return f"on {len(options.server)} servers"
+    if options.address:
+        return f"by Ray at {options.address}"
+    return f"by {options.workers} workers" if options.workers else "in this process"
+
+
+def work(jobs: list[Job], options: argparse.Namespace, models: Path) -> Results:
+    make_worker = InProcessWorker(options.out.resolve(), models)
+    if options.server:
+        return work_on_servers(jobs, options.out.resolve(), options.server)
+    if options.workers or options.address:
+        return work_on_ray(jobs, make_worker, options.workers, options.address)
+    return work_in_a_loop(jobs, make_worker)
+
+
+def print_progress(results: Results, count: int) -> int:
+    """Print how far it is, at most once a second; returns how many failed."""
+    states = {"made": 0, "there": 0, "failed": 0}
+    first = shown = 0.0
+    for result in results:
+        states[result.state] += 1
+        now, done = time.monotonic(), sum(states.values())
+        first = first or now  # the time until then is mostly that of loading
+        if done < count and now - shown < 1:
+            continue
+        shown = now
+        rate = (done - 1) / (now - first) if done > 1 else 0.0
+        left = f", {rate:.2f}/s, {timedelta(seconds=(count - done) // rate)} left" if rate else ""
+        by_others = f", {states['there']} by others" if states["there"] else ""
+        print(
+            f"{done} of {count}: {states['made']} made{by_others}, {states['failed']} failed{left}",
+            flush=True,
+        )
+    return states["failed"]
+
+
+def print_failures(failures: dict[str, str], jobs: dict[str, Job]) -> None:
+    mine = [(jobs[job_id], error) for job_id, error in failures.items() if job_id in jobs]
+    for job, error in mine[:FEW]:
+        print(f"Line {job.number} failed ({job.id}): {error}")
+    if mine[FEW:]:
+        print(f"{len(mine) - FEW} more are in failed.jsonl.")
+
+
+def print_status(folder: Folder) -> None:
+    folder.versions()
+    wanted, failures = folder.wanted(), folder.failures()
+    there = {job_id for job_id in wanted if folder.is_there(job_id)}
+    failed = {job_id: failures[job_id] for job_id in failures if job_id not in there}
+    running = folder.running()
+    print(
+        f"{len(wanted)} jobs: {len(there)} are there, {len(failed)} failed, "
+        f"{len(wanted - there - failed.keys())} to make, {len(running)} of them in work."
+    )
+    for job_id, error in failed.items():
+        print(f"{job_id} failed: {error}")
+    for worker, job in running.items():
+        print(f"{job.partition(' ')[0]} in work by {worker}")
+
+
+if __name__ == "__main__":
+    main()

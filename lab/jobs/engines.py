@@ -1,0 +1,182 @@
+"""The ways to have jobs done: a loop, Ray's actors, or ComfyUIs that run already.
+
+None of them is trusted with what is done: `Folder` knows.
+"""
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import ROOT
+from lab.jobs.folder import Folder, process_name
+from lab.jobs.lines import Job
+from lab.jobs.worker import Result, Worker
+
+STARTS = 5  # of Ray, which gives up after 30 s; a busy machine may take longer
+JOB_MEMORY = 2**27  # bytes that Ray keeps for jobs and results, which are small
+
+
+@dataclass(frozen=True)
+class InProcessWorker:
+    """What makes a worker with a ComfyUI in its process, wherever that is."""
+
+    out: Path
+    models: Path
+
+    def __call__(self, name: str) -> Worker:
+        from lab.host.in_process import InProcess
+
+        return Worker(name, Folder(self.out), InProcess(self.models))
+
+
+def work_in_a_loop(jobs: list[Job], make_worker: InProcessWorker) -> Generator[Result, None, None]:
+    """One after the other, in this process."""
+    if not jobs:
+        return
+    worker = make_worker(process_name())
+    for job in jobs:
+        yield worker.make(job)
+
+
+class Actor:
+    """A worker in a process of Ray's."""
+
+    def __init__(self, name: str, make_worker: Any) -> None:
+        self.worker = make_worker(name)
+
+    def make(self, job: Job) -> Result:
+        return self.worker.make(job)
+
+
+def work_on_ray(
+    jobs: list[Job], make_worker: Any, workers: int | None, address: str | None
+) -> Generator[Result, None, None]:
+    """By Ray's actors, each with a GPU where there are any, in the order in which they get ready.
+
+    Args:
+        make_worker: makes a worker of a name, in the actor's process.
+        workers: number of actors; None for as many as the cluster has GPUs.
+        address: of a cluster that runs; None starts one on this machine.
+    Raises:
+        ValueError: more workers than GPUs, or no number and no GPU.
+        RuntimeError: a worker couldn't start.
+    """
+    if not jobs:
+        return
+    ray, gpus = _connect(workers, address)
+    actors = []
+    try:
+        count = min(workers or gpus, len(jobs))
+        if not count:
+            raise ValueError("There are no GPUs to count workers by. Give --workers.")
+        if gpus and count > gpus:
+            raise ValueError(f"--workers is {workers}, and there are {gpus} GPUs.")
+        # A job whose worker died is handed to the one that comes in its place without an end:
+        # that one counts, and leaves alone what killed too many.
+        kind: Any = ray.remote(Actor).options(
+            num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1
+        )
+        actors = [kind.remote(f"{process_name()}@{n}", make_worker) for n in range(count)]
+        waiting, busy = deque(jobs), {}
+
+        def give(actor: Any) -> None:
+            if waiting:
+                busy[actor.make.remote(waiting.popleft())] = actor
+            else:  # its place is for one that waits for another in place of a lost machine
+                ray.kill(actor)
+
+        for actor in actors:
+            give(actor)
+        while busy:
+            for done in ray.wait(list(busy))[0]:
+                actor = busy.pop(done)
+                try:
+                    result = ray.get(done)
+                except ray.exceptions.RayError as error:
+                    raise RuntimeError(f"A worker failed: {error}") from error
+                give(actor)
+                yield result
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+        ray.shutdown()
+
+
+def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
+    """Ray, and how many GPUs it has.
+
+    Raises RuntimeError: it didn't start, or there is none at the address.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # of half a minute, for its address
+    import ray
+
+    kept = ("COMFYUI_PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": JOB_MEMORY}
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                runtime_env={"env_vars": {**environment, "PYTHONPATH": str(ROOT)}},
+                **({} if address else own),
+            )
+            break
+        except Exception as error:  # it has no narrower one
+            ray.shutdown()
+            if address or not left:
+                raise RuntimeError(f"Ray didn't start: {error}") from error
+    return ray, int(ray.cluster_resources().get("GPU", 0))
+
+
+def work_on_servers(
+    jobs: list[Job], out: Path, addresses: list[str]
+) -> Generator[Result, None, None]:
+    """By ComfyUIs that run already, one job at a time on each.
+
+    Raises RuntimeError: all of them went away.
+    """
+    waiting = deque(jobs)
+    results: queue.Queue[Result | str] = queue.Queue()
+
+    def serve(number: int, address: str) -> None:
+        from lab.host.client import Client
+
+        name, folder = f"{process_name()}@{number}", Folder(out)
+        client = Client(address)
+        worker = Worker(name, folder, client)
+        while waiting:
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                break
+            try:
+                results.put(worker.make(job))
+                continue
+            except RuntimeError as error:  # in the middle of the job
+                folder.add_try(job.id, str(error))
+                reason = str(error)
+            except OSError as error:
+                reason = f"{address} went away: {error}"
+            waiting.append(job)
+            results.put(reason)
+            return
+        results.put("")
+
+    for number, address in enumerate(addresses):
+        threading.Thread(target=serve, args=(number, address), daemon=True).start()
+    serving, last = len(addresses), ""
+    while serving:
+        result = results.get()
+        if isinstance(result, Result):
+            yield result
+        else:
+            serving, last = serving - 1, result or last
+    if waiting:
+        raise RuntimeError(last)

@@ -1,0 +1,190 @@
+"""Pictures of job lines on the real host with the micro family, by every engine, while workers and
+drivers are killed: nothing is lost, nothing is there twice, and all have the loop's pixels."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from job_lines import ENVIRONMENT, failing, finish, line, pictures, save_lines, start
+
+from lab.host import host_folder
+from lab.host.server import Server
+from lab.jobs.__main__ import main
+from lab.jobs.folder import Folder
+from lab.microworld import MODELS
+
+COUNT = 14
+IMPOSSIBLE = "KSampler: Value not in list: sampler_name: 'nonsense'"
+
+
+@dataclass
+class Loop:
+    """What the plain loop made of lines of which two can't be made."""
+
+    command: list[str]
+    out: Path
+    printed: str
+    pixels: dict[str, bytes]
+    failures: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
+    folder = tmp_path_factory.mktemp("jobs")
+    lines = [line(seed) for seed in range(COUNT)]
+    lines[3]["inputs"] = {"KSampler": {"sampler_name": "nonsense"}}
+    lines[5] = failing(5, "of memory")
+    lines[7] = failing(7, "of memory, once")
+    command, out = save_lines(folder, lines), folder / "out"
+    printed = finish(start(command, out), 1)
+    return Loop(command, out, printed, pictures(out), Folder(out).failures())
+
+
+def wait_for(event: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something that must happen while the process runs."""
+    while not event():
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            process.wait(0.01)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def stop_inside_a_picture(out: Path, run: subprocess.Popen[str]) -> int:
+    """Stop a process that has a picture in work, which is then sure not to end; returns it."""
+    folder, stopped = Folder(out), []
+
+    def stop() -> bool:
+        for worker, note in folder.running().items():
+            job_id, _, process = note.partition(" ")
+            if process and psutil.pid_exists(int(process)) and not stopped:
+                os.kill(int(process), signal.SIGSTOP)
+                if folder.running().get(worker) == note and not folder.is_there(job_id):
+                    stopped.append(int(process))
+                else:
+                    os.kill(int(process), signal.SIGCONT)
+        return bool(stopped)
+
+    wait_for(stop, run)
+    return stopped[0]
+
+
+def assert_as_the_loop(out: Path, loop: Loop) -> None:
+    assert pictures(out) == loop.pixels
+    assert len(list(out.glob("??/*.png"))) == len(loop.pixels)
+    failed = [json.loads(row)["id"] for row in (out / "failed.jsonl").read_text().splitlines()]
+    assert sorted(failed) == sorted(loop.failures)
+    assert not list((out / "running").iterdir()) and not list((out / "tries").iterdir())
+
+
+def test_the_loop_makes_what_can_be_made(loop: Loop) -> None:
+    """One that the host refuses and one that needs more memory than there is are told; one that
+    finds its memory after all models were unloaded is made."""
+    assert len(loop.pixels) == COUNT - 2 and len(set(loop.pixels.values())) == COUNT - 2
+    memory, refused = sorted(loop.failures.values(), key=lambda error: IMPOSSIBLE in error)
+    assert IMPOSSIBLE in refused and "An attention failed." in memory
+    assert f"{COUNT} of {COUNT}: {COUNT - 2} made, 2 failed" in loop.printed
+    assert "Line 4 failed" in loop.printed and "Line 6 failed" in loop.printed
+    assert_as_the_loop(loop.out, loop)
+
+
+def test_a_manifest_says_what_made_the_picture(loop: Loop) -> None:
+    (path, *_) = loop.out.glob("??/*.json")
+    manifest = json.loads(path.read_text())
+    assert manifest["id"] == path.stem and manifest["seconds"] > 0
+    assert manifest["line"]["prompt"] == "a star and a heart on grass"
+    assert set(manifest["models"]) == {
+        "micro.safetensors",
+        "micro_vision.safetensors",
+        "ms_adapter_micro.safetensors",
+    }
+    assert len(manifest["files"]) == 2 and "in process" in manifest["host"]
+
+
+def test_running_again_makes_nothing(loop: Loop) -> None:
+    printed = finish(start(loop.command, loop.out), 1)
+    assert f"{COUNT} jobs: {COUNT - 2} are there, 2 failed before, 0 to make" in printed
+
+
+def test_status(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "status", str(loop.out)])
+    main()
+    first, *failed = capsys.readouterr().out.splitlines()
+    assert first == f"{COUNT} jobs: {COUNT - 2} are there, 2 failed, 0 to make, 0 of them in work."
+    assert sorted(failed) == sorted(f"{n} failed: {error}" for n, error in loop.failures.items())
+
+
+def test_a_killed_worker_a_killed_driver_then_two_shards_and_ray_at_once(
+    loop: Loop, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    driver = start(loop.command, out, "--workers", "2")
+    wait_for(lambda: len(pictures(out)) >= 2, driver)
+    os.kill(stop_inside_a_picture(out, driver), signal.SIGKILL)
+    before = len(pictures(out))
+    wait_for(lambda: len(pictures(out)) > before, driver)
+    stop_inside_a_picture(out, driver)
+    processes = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.communicate()
+    for process in processes:  # as where the whole machine is lost
+        process.kill()
+    psutil.wait_procs(processes)
+    assert before < len(pictures(out)) < len(loop.pixels)
+    engines = (("--workers", "1"), ("--shard", "1/2"), ("--shard", "2/2"))
+    for run in [start(loop.command, out, *arguments) for arguments in engines]:
+        finish(run, 1)
+    assert_as_the_loop(out, loop)
+
+
+def test_ctrl_c_loses_nothing(loop: Loop, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = start(loop.command, out)
+    wait_for(lambda: bool(Folder(out).running()), run)
+    run.send_signal(signal.SIGINT)
+    assert finish(run, 1).endswith("Stopped. The same command goes on.\n")
+    assert not list((out / "running").iterdir()) and not list((out / "tries").iterdir())
+
+
+def test_ray_leaves_a_job_alone_that_kills_its_worker(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "deadly.py"
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    for number in range(8):
+        expected = "failed Its worker died." if number == 3 else "made"
+        assert f"{number} {expected}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    base = tmp_path_factory.mktemp("server")
+    (base / "models").symlink_to(MODELS, target_is_directory=True)
+    with Server(host_folder(), base) as running:
+        yield running
+
+
+def test_a_server_makes_the_same_until_it_goes_away(
+    loop: Loop, server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    finish(start(loop.command, out, "--server", server.address), 1)
+    assert_as_the_loop(out, loop)
+    assert all(
+        json.loads(path.read_text())["host"] == server.address for path in out.glob("??/*.json")
+    )
+    command = save_lines(tmp_path, [line(seed) for seed in range(100, 140)])
+    run = start(command, out, "--server", server.address)
+    wait_for(lambda: len(pictures(out)) > len(loop.pixels), run)
+    server.stop()
+    assert f"{server.address} " in finish(run, 1).splitlines()[-1]
+    printed = finish(start(command, out, "--server", server.address), 1)
+    assert f"--server: {server.address} isn't a ComfyUI that answers" in printed
