@@ -9,6 +9,8 @@ import shutil
 import sys
 import tempfile
 import uuid
+from collections.abc import Coroutine
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,19 +113,30 @@ class InProcess:
         import execution
 
         name = uuid.uuid4().hex
-        _, error, outputs, node_errors = self.loop.run_until_complete(
-            execution.validate_prompt(name, prompt, None)
-        )
+        validated = self._wait_for(execution.validate_prompt(name, prompt, None))
+        _, error, outputs, node_errors = validated
         if error or node_errors:
             details = {"error": error, "node_errors": node_errors}
             raise PromptError.refused(details)
-        self.loop.run_until_complete(self.executor.execute_async(prompt, name, {}, outputs))
+        self._wait_for(self.executor.execute_async(prompt, name, {}, outputs))
         while not self.server.messages.empty():  # what nodes said, to nobody
             self.server.messages.get_nowait()
         event, data = self.executor.status_messages[-1]
         if event != "execution_success":
             raise PromptError.of_event(data)
         return self.executor.history_result["outputs"]
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Its result. Where Ctrl-C ends the waiting, it's ended too, since a task that is left
+        pending can crash the process when that ends."""
+        task = self.loop.create_task(coroutine)
+        try:
+            return self.loop.run_until_complete(task)
+        finally:
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    self.loop.run_until_complete(task)
 
     def view(self, outputs: dict[str, Any], node: str) -> bytes:
         """The file of the first picture that a node has given the user interface, which is then

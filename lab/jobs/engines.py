@@ -113,6 +113,7 @@ def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
     Raises RuntimeError: it didn't start, or there is none at the address.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 would wait for all that is at work
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # of half a minute, for its address
     import ray
 
