@@ -207,7 +207,11 @@ def _image_tokens(subjects: Subjects, family: Adapter, width: int) -> list[Tenso
     """[n, T, C] of each subject, checked to be the adapter's, which are `width` wide."""
     tokens = []
     for number, subject in enumerate(subjects.subjects, 1):
-        if subject.image_tokens is None:
+        # A file of subjects that was made by hand may lack what this family's always have.
+        is_whole = family.text_weights is None or (
+            subject.blank_image_tokens is not None and subject.name_tokens is not None
+        )
+        if subject.image_tokens is None or not is_whole:
             raise ValueError(
                 f"subjects: subject {number} has no image tokens. Put MSD Ground References before "
                 "this node."

@@ -7,6 +7,7 @@ UPDATE_DOCS=1 writes docs/faults.md from it; otherwise the page must say what th
 import copy
 import itertools
 import json
+import math
 import os
 import pickle
 import re
@@ -24,7 +25,9 @@ from pages import check_page
 from PIL import Image
 from prompts import find, load, run, run_interrupted
 from reference_models import AUTOENCODER, FLUX_FILE
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_subjects_file import load_in_place, save
 
 from lab.host.server import PromptError, Server
 
@@ -307,6 +310,47 @@ def flux_model(prompt: Prompt, server: Server) -> None:
     inputs(prompt, "MSDApply")["model"] = ["86", 0]
 
 
+def loaded(
+    change: Callable[[Path], Any], kind: str = "MSDGroundReferences"
+) -> Callable[[Prompt, Server], None]:
+    """MSD Apply's subjects come from a file, saved after the node of this kind and then changed."""
+
+    def load_changed(prompt: Prompt, server: Server) -> None:
+        changed = server.base / "input" / "changed.safetensors"
+        name = save(server, prompt, kind).removesuffix(" [output]")
+        shutil.copy(server.base / "output" / name, changed)
+        change(changed)
+        prompt |= load_in_place(prompt, "MSDGroundReferences", changed.name)
+
+    return load_changed
+
+
+def rewritten(tensors: Callable[[Any], Any], **content: Any) -> Callable[[Path], None]:
+    """A file of subjects with changed tensors and description."""
+
+    def rewrite(path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads(file.metadata()["msd_subjects"]) | content
+        sd = load_file(path)
+        tensors(sd)
+        save_file(sd, path, {"msd_subjects": json.dumps(described)})
+
+    return rewrite
+
+
+def scaled(name: str, factor: float) -> Callable[[Any], Any]:
+    return lambda sd: sd.update({name: sd[name] * factor})
+
+
+def subjects_outside(prompt: Prompt, server: Server) -> None:
+    prompt |= load_in_place(prompt, "MSDGroundReferences", "../../secret.safetensors")
+
+
+def loaded_beside_another_adapter(prompt: Prompt, server: Server) -> None:
+    loaded(lambda path: None)(prompt, server)
+    other_adapter(1.5)(prompt, server)
+
+
 HUGE = json.dumps({"version": 1, "subjects": [{"phrase": "x" * 100, "box": [0, 0, 1, 1]}] * 70_000})
 FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "adapter file cut in half": written("half.safetensors", lambda data: data[: len(data) // 2]),
@@ -354,6 +398,24 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "a UNet without layers, as TensorRT's": unet("no layers"),
     "a model without text cross-attentions": unet("no cross-attentions"),
     "a Flux model in MSD Apply": flux_model,
+    "subjects loaded from a file": loaded(lambda path: None),
+    "subjects loaded from a file beside another adapter": loaded_beside_another_adapter,
+    "subjects file of subjects that weren't grounded": loaded(
+        lambda path: None, "MSDEncodeReferences"
+    ),
+    "subjects file cut in half": loaded(
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    ),
+    "subjects file of a newer version": loaded(rewritten(lambda sd: None, version=2)),
+    "subjects file with a NaN": loaded(rewritten(scaled("subjects.0.image_tokens", math.nan))),
+    "subjects file without a tensor": loaded(
+        rewritten(lambda sd: sd.pop("subjects.1.image_tokens"))
+    ),
+    "subjects file whose description is damaged": loaded(rewritten(lambda sd: None, subjects=3)),
+    "another safetensors file in place of subjects": loaded(
+        lambda path: save_file({"a": torch.ones(1)}, path)
+    ),
+    "subjects file outside the input folder": subjects_outside,
     "box inverted": box(0.7, 0.2, 0.3, 0.8),
     "box of no area": box(0.5, 0.2, 0.5, 0.8),
     "box partly outside": box(-0.5, 0.2, 0.4, 1.8),
@@ -503,7 +565,7 @@ def words_of(error: PromptError) -> str:
         words = f"{first['message']}: {first['details']}"
     else:
         words = details["exception_message"].strip()
-    words = re.sub(r"\S*/models/", "…/models/", words)
+    words = re.sub(r"\S*/(models|input)/", r"…/\1/", words)
     words = re.sub(r" not in \[.*\]", " not in the list of files", words)
     return re.sub(r"\s+", " ", words).replace("|", "\\|")
 
