@@ -1,6 +1,7 @@
 """MSDEncodeReferences: references -> image features (docs/method.md, section 1)."""
 
 from dataclasses import replace
+from functools import partial
 
 import comfy.model_management
 import comfy.utils
@@ -11,8 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .images import to_pil, to_tensor
+from .layout.references import read_references
 from .memo import Memo
-from .subjects import Features, MSDSubjects, Subject, Subjects
+from .subjects import Features, MSDSubjects, Subjects
 
 # The research code stretches every reference to this before the encoder's own resizing.
 PUBLISHED_SIZE = 512
@@ -101,6 +103,13 @@ class MSDEncodeReferences(io.ComfyNode):
                     "with IP-Adapter.",
                     advanced=True,
                 ),
+                io.Image.Input(
+                    "negative_reference",
+                    optional=True,
+                    tooltip="What the subjects shall not look like: one picture in place of the "
+                    "blank one that IP-Adapter and MIP-Adapter give the negative prompt. "
+                    "MS-Diffusion leaves that alone.",
+                ),
             ],
             outputs=[
                 MSDSubjects.Output(
@@ -118,16 +127,33 @@ class MSDEncodeReferences(io.ComfyNode):
         fit: str = "stretch",
         background: str = "black",
         several_photos: str = "average",
+        negative_reference: Tensor | None = None,
     ) -> io.NodeOutput:
         progress = comfy.utils.ProgressBar(len(subjects.subjects))
+        encode = partial(_features, clip_vision, fit, background)
+        negative = None
+        if negative_reference is not None:
+            pictures, alpha = read_references(negative_reference, "negative_reference")
+            if len(pictures) != 1:
+                raise ValueError(
+                    f"negative_reference: expected one picture, got a batch of {len(pictures)}. "
+                    "Take one of them with ImageFromBatch."
+                )
+            negative = encode(pictures, alpha)
         encoded = []
         for subject in subjects.subjects:
-            features = _features(clip_vision, subject, fit, background)
+            features = encode(subject.references, subject.reference_masks)
             if several_photos == "average":
                 features = replace(
                     features,
                     hidden_states=features.hidden_states.mean(0, keepdim=True),
                     pooled=features.pooled.mean(0, keepdim=True),
+                )
+            if negative is not None:
+                features = replace(
+                    features,
+                    blank_hidden_states=negative.hidden_states[0],
+                    blank_pooled=negative.pooled[0],
                 )
             encoded.append(replace(subject, features=features))
             progress.update(1)
@@ -135,14 +161,15 @@ class MSDEncodeReferences(io.ComfyNode):
 
 
 def _features(
-    clip_vision: ClipVisionModel, subject: Subject, fit: str, background: str
+    clip_vision: ClipVisionModel,
+    fit: str,
+    background: str,
+    references: Tensor,
+    masks: Tensor | None,
 ) -> Features:
-    """Of each of a subject's references."""
-    masks = subject.reference_masks
-    if masks is None:
-        masks = [None] * len(subject.references)
+    """Of each of some references [n, H, W, 3]; masks: [n, H, W], where the subject is."""
     size = clip_vision.image_size
-    pairs = zip(subject.references, masks, strict=True)
+    pairs = zip(references, [None] * len(references) if masks is None else masks, strict=True)
     prepared = torch.stack([prepare_reference(r, m, fit, background, size) for r, m in pairs])
     return _memo.get(clip_vision, prepared, compute=lambda: _encode(clip_vision, prepared))
 
@@ -157,7 +184,8 @@ def _encode(clip_vision: ClipVisionModel, references: Tensor) -> Features:
             "one."
         )
     blank = _blanks.get(clip_vision, compute=lambda: _encode_blank(clip_vision))
-    return Features(hidden_states.float(), output["image_embeds"].float(), blank)
+    pooled = output["image_embeds"].float()
+    return Features(hidden_states.float(), pooled, blank, torch.zeros_like(pooled[0]))
 
 
 def _encode_blank(clip_vision: ClipVisionModel) -> Tensor:

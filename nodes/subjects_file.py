@@ -23,11 +23,12 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "hidden_states": ("encoded", "P", "E"),
     "pooled": ("encoded", "D"),
     "blank_hidden_states": ("P", "E"),
+    "blank_pooled": ("D",),
     "image_tokens": ("sets", "T", "C"),
     "blank_image_tokens": ("T", "C"),
     "name_tokens": ("words", "C"),  # 0 for a subject without a phrase
 }
-_FEATURES = ("hidden_states", "pooled", "blank_hidden_states")
+_FEATURES = ("hidden_states", "pooled", "blank_hidden_states", "blank_pooled")
 _IN_0_1 = ("references", "reference_masks", "region")
 _OF_SOME = {"reference_masks", "region"}  # which one subject may have without the others
 
@@ -84,7 +85,7 @@ def from_file(path: Path) -> Subjects:
         )
     try:
         content = json.loads(metadata[KEY])
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ValueError(f"{path} doesn't hold sound subjects: its description is no JSON object.")

@@ -191,6 +191,17 @@ def saved(mode: str) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def negative_reference(count: int) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        reference(40, 30)(prompt, server)
+        prompt["90"]["inputs"]["batch_size"] = count
+        given = inputs(prompt, "MSDLayout")
+        given["references.reference_1"] = given["references.reference_2"]
+        inputs(prompt, "MSDEncodeReferences")["negative_reference"] = ["90", 0]
+
+    return change
+
+
 def cut_out(transparent: float) -> Callable[[Prompt, Server], None]:
     """A reference with alpha, from a node."""
 
@@ -416,6 +427,8 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
         lambda path: save_file({"a": torch.ones(1)}, path)
     ),
     "subjects file outside the input folder": subjects_outside,
+    "a negative reference with MS-Diffusion": negative_reference(1),
+    "a batch of negative references": negative_reference(3),
     "box inverted": box(0.7, 0.2, 0.3, 0.8),
     "box of no area": box(0.5, 0.2, 0.5, 0.8),
     "box partly outside": box(-0.5, 0.2, 0.4, 1.8),

@@ -12,7 +12,7 @@ import torch
 from layouts import CAT, CUP, layout, noise_image
 from prompts import find, run
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sampling import noise
 
 from lab.host.server import Server
@@ -102,7 +102,9 @@ def saved(pack: Any, lay_out: Any, tmp_path: Path) -> tuple[Any, dict[str, torch
     laid_out = lay_out(layout(CAT, CUP), noise_image(1, count=2), noise_image(2))[0]
     subjects = []
     for seed, subject in enumerate(laid_out.subjects):
-        features = kinds.Features(noise(seed, 1, 5, 8), noise(seed, 1, 6), noise(9, 5, 8))
+        features = kinds.Features(
+            noise(seed, 1, 5, 8), noise(seed, 1, 6), noise(9, 5, 8), noise(9, 6)
+        )
         subjects.append(
             kinds.replace(
                 subject, features=features, region=noise(seed, 3, 4).sigmoid() if seed else None,
