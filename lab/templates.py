@@ -133,8 +133,9 @@ def draw_collage_card(server: Server, prompt: dict[str, Any]) -> Image.Image:
     prompt = {k: v for k, v in prompt.items() if v["class_type"] in ("LoadImage", "MSDLayout")}
     if not any(s["box"] for s in prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]["subjects"]):
         names = (prompt[find(prompt, "LoadImage", f"Reference {n}")] for n in (1, 2))
-        sides = [Image.open(server.base / "input" / name["inputs"]["image"]) for name in names]
-        return card(*(side.convert("RGB") for side in sides), "references; model not run here")
+        files = (server.base / "input" / name["inputs"]["image"] for name in names)
+        first, second = (Image.open(file).convert("RGB") for file in files)
+        return card(first, second, "references; model not run here")
     show_layout(prompt)
     outputs = server.run(prompt)
     layout, collage = (server.picture(outputs, name) for name in (PREVIEW, COLLAGE))
