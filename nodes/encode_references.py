@@ -16,7 +16,7 @@ from .layout.references import read_references
 from .memo import Memo
 from .subjects import Features, MSDSubjects, Subjects
 
-# The research code stretches every reference to this before the encoder's own resizing.
+# MS-Diffusion's research code stretches every reference to this before the encoder's own resizing.
 PUBLISHED_SIZE = 512
 _BACKGROUNDS = {"black": 0, "grey": 128, "white": 255}
 _memo = Memo[ClipVisionModel, Features]()
@@ -44,7 +44,8 @@ def prepare_reference(
 
     Args:
         reference: [H, W, 3] in 0..1. mask: [H, W], where the subject is, or None.
-        fit: "stretch" (published), "crop" or "pad" to a square.
+        fit: "stretch" (published), "crop" or "pad" to a square, or "clip": the middle at the
+            encoder's size, without the published one between.
         background: "black" (published), "grey", "white" or "keep", outside the mask.
         size: pixels of the encoder's edge.
     Returns:
@@ -52,6 +53,13 @@ def prepare_reference(
     """
     image = cut_out(reference, mask, background)
     level = _BACKGROUNDS.get(background, 0)
+    if fit == "clip":
+        # The longer edge is cut, not rounded; the host's own crop rounds it, and is a column off.
+        shortest = min(image.size)
+        width, height = (int(size * edge / shortest) for edge in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return to_tensor(image.crop((left, top, left + size, top + size)))
     if fit == "crop":
         edge = min(image.size)
         image = ImageOps.fit(image, (edge, edge), Image.Resampling.BICUBIC)
@@ -81,10 +89,11 @@ class MSDEncodeReferences(io.ComfyNode):
                 MSDSubjects.Input("subjects", tooltip="Subjects from MSD Layout."),
                 io.Combo.Input(
                     "fit",
-                    options=["stretch", "crop", "pad"],
+                    options=["stretch", "crop", "pad", "clip"],
                     default="stretch",
                     tooltip="How a reference becomes square: stretch it (as MS-Diffusion was "
-                    "trained), crop its middle (as IP-Adapter was trained), or pad it.",
+                    "trained), crop its middle, pad it, or crop its middle as CLIP does it by "
+                    "itself (clip, as IP-Adapter and MIP-Adapter were trained).",
                 ),
                 io.Combo.Input(
                     "background",

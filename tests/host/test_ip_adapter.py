@@ -141,20 +141,41 @@ def test_mistake_is_caught(
             Case(pack, models, ip_adapters, name).check()
 
 
+PICTURES = ("wide", "square", "tall")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pixels_of_the_research_code(pack: Any, name: str) -> None:
+    prepare = pack.module("nodes.encode_references").prepare_reference
+    given = test_golden_host.stored_reference(name, F)
+    prepared = prepare(given, None, "clip", "keep", 224)
+    pixels = (prepared * 255).round().byte().movedim(-1, 0)
+    assert torch.equal(pixels[:, ::4, ::4], F.outputs("picture/")[name])
+    assert pixels.sum().item() == F.manifest["cases"][f"picture/{name}"]["output_sum"]
+    by_way_of_512 = (prepare(given, None, "crop", "keep", 224) * 255).round().byte().movedim(-1, 0)
+    assert not torch.equal(by_way_of_512, pixels)
+
+
 @torch.inference_mode()
-def test_the_blank_of_the_research_code(pack: Any, tmp_path: Path) -> None:
-    """Through MSD Encode References and the host's own vision encoder."""
+def test_features_of_the_research_code(pack: Any, tmp_path: Path) -> None:
+    """Through MSD Encode References and the host's own vision encoder; the blank ones too."""
     vision = build_vision(tmp_path, **F.manifest["vision"])
     own = vision.model.state_dict()
     for key, (shape, gain) in F.manifest["params"]["vision"].items():
         values = recipe.param(F.seed, F.manifest["prefixes"]["vision"] + key, shape, gain)
         own[key].copy_(torch.from_numpy(values).half().float())
     kinds = pack.module("nodes.subjects")
-    subject = kinds.Subject("", EVERYWHERE, 1.0, noise(1, 1, 32, 32, 3).sigmoid())
-    encoded = pack.MSDEncodeReferences.execute(vision, kinds.Subjects((subject,)))[0]
-    blank = encoded.subjects[0].features.blank_hidden_states
-    expected = F.outputs("vision/")["penultimate_first_middle_last_token"][-1]
-    torch.testing.assert_close(blank[[0, 128, 256]], expected, atol=1e-5, rtol=0)
+    subjects = tuple(
+        kinds.Subject("", EVERYWHERE, 1.0, test_golden_host.stored_reference(name, F)[None])
+        for name in PICTURES
+    )
+    encoded = pack.MSDEncodeReferences.execute(vision, kinds.Subjects(subjects), "clip", "keep")[0]
+    features = [subject.features for subject in encoded.subjects]
+    hidden = [each.hidden_states[0] for each in features] + [features[0].blank_hidden_states]
+    expected = F.outputs("vision/")["penultimate_first_middle_last_token"]
+    torch.testing.assert_close(torch.stack(hidden)[:, [0, 128, 256]], expected, atol=1e-5, rtol=0)
+    pooled = torch.cat([each.pooled for each in features])
+    torch.testing.assert_close(pooled, F.outputs("vision/")["image_embeds"][:3], atol=1e-5, rtol=0)
 
 
 def conds(context: int) -> tuple[Any, Any]:
