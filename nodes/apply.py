@@ -207,11 +207,7 @@ def _image_tokens(subjects: Subjects, family: Adapter, width: int) -> list[Tenso
     """[n, T, C] of each subject, checked to be the adapter's, which are `width` wide."""
     tokens = []
     for number, subject in enumerate(subjects.subjects, 1):
-        # A file of subjects that was made by hand may lack what this family's always have.
-        is_whole = family.text_weights is None or (
-            subject.blank_image_tokens is not None and subject.name_tokens is not None
-        )
-        if subject.image_tokens is None or not is_whole:
+        if subject.image_tokens is None:
             raise ValueError(
                 f"subjects: subject {number} has no image tokens. Put MSD Ground References before "
                 "this node."
@@ -226,6 +222,12 @@ def _image_tokens(subjects: Subjects, family: Adapter, width: int) -> list[Tenso
             raise ValueError(
                 f"subjects: their image tokens are {got} wide, this adapter's are {width}. Ground "
                 "them with the adapter that is connected here."
+            )
+        names = subject.blank_image_tokens is not None and subject.name_tokens is not None
+        if family.text_weights is not None and not names:  # in a file that was made by hand
+            raise ValueError(
+                f"subjects: subject {number} has no blank image tokens or no name, which a "
+                f"{family.name} needs. Ground it with the adapter that is connected here."
             )
         in_box = family.text_weights is None and subjects.auto_layout is None
         if in_box and not any(subject.box):

@@ -5,6 +5,7 @@ UPDATE_DOCS=1 writes docs/faults.md from it; otherwise the page must say what th
 """
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -31,6 +32,7 @@ from test_subjects_file import load_in_place, save
 
 from lab.host.server import PromptError, Server
 
+WORKFLOWS = ROOT / "example_workflows"
 HEAD = """# What goes wrong, and what the user reads
 
 Written by `tests/host/test_faults.py` (`UPDATE_DOCS=1`) from what a real server answered. After
@@ -568,6 +570,118 @@ def test_placed_references(
         found[row] = " ".join(["runs and says:", said, *(f"Log: {line}" for line in logged)])
     inputs(good, "MSDPlaceReferences")["first_stage"] += 1e-6 * next(fresh)  # as many steps
     assert abs(run(server, good) - normally_placed).max() <= 1
+
+
+def changed_file(change: Callable[[dict[str, Any]], Any]) -> Callable[[Prompt, Server], None]:
+    """The workflow's adapter with other tensors."""
+
+    def write(prompt: Prompt, server: Server) -> None:
+        folder, given = server.base / "models" / "ipadapter", inputs(prompt, "MSDLoadAdapter")
+        sd = load_file(folder / given["adapter"])
+        change(sd)
+        save_file(sd, folder / "changed.safetensors")
+        given["adapter"] = "changed.safetensors"
+
+    return write
+
+
+def loaded_files(**files: str) -> Callable[[Prompt, Server], None]:
+    """Other files in the loaders that have inputs of these names."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        for node in prompt.values():
+            given = node["inputs"]
+            given |= {k: v for k, v in files.items() if isinstance(given.get(k), str)}
+
+    return change
+
+
+def applied_adapter(name: str) -> Callable[[Prompt, Server], None]:
+    """Another file on MSD Apply than on MSD Ground References."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        prompt["95"] = {"class_type": "MSDLoadAdapter", "inputs": {"adapter": name}}
+        inputs(prompt, "MSDApply")["adapter"] = ["95", 0]
+
+    return change
+
+
+def auto_layout(prompt: Prompt, server: Server) -> None:
+    given = {
+        "clip": [find(prompt, "CheckpointLoaderSimple"), 1],
+        "subjects": [find(prompt, "MSDGroundReferences"), 0],
+        "prompt": inputs(prompt, "CLIPTextEncode")["text"], "threshold": 0.5, "start_step": 2,
+    }  # fmt: skip
+    prompt["96"] = {"class_type": "MSDAutoLayout", "inputs": given}
+    inputs(prompt, "MSDApply")["subjects"] = ["96", 0]
+
+
+U = "ip_adapter.1.text_to_weight.weight"
+SD15 = {"ckpt_name": "micro_sd15.safetensors"}
+FAMILY_FAULTS: dict[str, dict[str, Callable[[Prompt, Server], None]]] = {
+    "IP-Adapter": {
+        "its file with a NaN": changed_file(lambda sd: sd[max(sd)].fill_(torch.nan)),
+        "its file without a layer": changed_file(lambda sd: sd.pop("ip_adapter.1.to_k_ip.weight")),
+        "an SD1.5 checkpoint with a file for SDXL": loaded_files(**SD15),
+        "an SDXL checkpoint with a file for SD1.5": loaded_files(
+            adapter="micro_ip_adapter_sd15.safetensors"
+        ),
+        "subjects grounded with another adapter": applied_adapter("micro_mip_adapter.safetensors"),
+        "no phrase": of_subject(phrase=""),
+        "no box": of_subject(box=None),
+        "weight 0": of_subject(weight=0.0),
+        "all-black region": solid_mask(REGION, 0.0),
+        "soft region": solid_mask(REGION, 0.4, (9, 5)),
+        "a negative reference": negative_reference(1),
+        "MSD Auto Layout": auto_layout,
+    },
+    "MIP-Adapter": {
+        "its file with a NaN": changed_file(lambda sd: sd[U].fill_(torch.nan)),
+        "its file without a layer's text weight": changed_file(lambda sd: sd.pop(U)),
+        "an SD1.5 checkpoint": loaded_files(**SD15),
+        "subjects grounded with another adapter": applied_adapter("micro_ip_adapter.safetensors"),
+        "no phrase": of_subject(phrase=""),
+        "two subjects of one phrase": of_subject(phrase="cup"),
+        "phrase of 500 words": of_subject(phrase="star " * 500),
+        "phrase of emoji": of_subject(phrase="🐶🐱"),
+        "a box": of_subject(box=[0.1, 0.1, 0.5, 0.5]),
+        "weight 0": of_subject(weight=0.0),
+        "a negative reference": negative_reference(1),
+        "MSD Auto Layout": auto_layout,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def normal_of_family(server: Server, normal: np.ndarray) -> Callable[[str], np.ndarray]:
+    @functools.cache
+    def picture(family: str) -> np.ndarray:
+        return run(server, load(server, WORKFLOWS / f"MS-Diffusion, {family}.json"))
+
+    return picture
+
+
+@pytest.mark.parametrize(
+    "family, name", [(family, name) for family, own in FAMILY_FAULTS.items() for name in own]
+)
+def test_other_families(server: Server, normal_of_family: Any, family: str, name: str) -> None:
+    expected = normal_of_family(family)
+    prompt = load(server, WORKFLOWS / f"MS-Diffusion, {family}.json")
+    good, row = copy.deepcopy(prompt), f"{family}: {name}"
+    FAMILY_FAULTS[family][name](prompt, server)
+    before = len(server.log.read_text())
+    try:
+        made = run(server, prompt)
+    except PromptError as error:
+        found[row] = words_of(error)
+        assert len(found[row]) < 400
+    else:
+        assert np.isfinite(made).all() and made.std() > 1
+        logged = re.findall(
+            r"MSD (?:Apply|Ground \w+|Auto \w+): .*", server.log.read_text()[before:]
+        )
+        found[row] = " ".join(["runs", *(f"and logs: {line}" for line in dict.fromkeys(logged))])
+    assert_normal(server, good, expected)
 
 
 def words_of(error: PromptError) -> str:

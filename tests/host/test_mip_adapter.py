@@ -204,6 +204,14 @@ class TestRun:
             assert all(map(torch.equal, pair, other[block]))
         assert differ(sample(guide(halves)), sample(guide(applied())))
 
+    def test_what_is_missing_is_named(self, applied: Any, case: Case) -> None:
+        """As in a file of subjects that was made by hand."""
+        first, second = case.grounded.subjects
+        for missing in ("name_tokens", "blank_image_tokens"):
+            two = (first, replace(second, **{missing: None}))
+            with pytest.raises(ValueError, match="subject 2 has no blank image tokens or no name"):
+                applied(subjects=replace(case.grounded, subjects=two))
+
     def test_a_negative_reference(
         self, pack: Any, applied: Any, case: Case, mip_adapters: Any
     ) -> None:
