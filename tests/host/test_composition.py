@@ -291,8 +291,8 @@ def page() -> Iterator[None]:
 @pytest.fixture
 def acts(plain: Any, apply: Any, subjects: Any, family: str) -> Callable[..., Any]:
     """Check that MSD Apply acts on the rows that are its family's, and at weight 0 on nothing.
-    `picture`: model -> latent; alone: nobody else calls the model inside the run. Returns the picture without
-    it, with it, and how often the UNet was called."""
+    `picture`: model -> latent; alone: nobody else calls the model inside the run. Returns the
+    picture without it, with it, and how often the UNet was called."""
 
     def check(
         picture: Callable[[Any], torch.Tensor],
