@@ -13,8 +13,10 @@ from .nodes.folder_name import warn_of_folder_name
 from .nodes.ground_references import MSDGroundReferences
 from .nodes.layout.node import MSDLayout
 from .nodes.load_adapter import MSDLoadAdapter
+from .nodes.load_subjects import MSDLoadSubjects
 from .nodes.place_references import MSDPlaceReferences
 from .nodes.reference_latents import MSDReferenceLatents
+from .nodes.save_subjects import MSDSaveSubjects
 
 WEB_DIRECTORY = "./web"
 
@@ -36,6 +38,8 @@ class MSDiffusionExtension(ComfyExtension):
             MSDCropSubjects,
             MSDReferenceLatents,
             MSDPlaceReferences,
+            MSDSaveSubjects,
+            MSDLoadSubjects,
         ]
 
 

@@ -2,7 +2,8 @@
 
 Runs each workflow on a real server with the micro family, and writes its layout beside its picture.
 The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so. For
-models that take reference latents the card shows the collage in place of a picture.
+models and adapters of other families the card shows the collage in place of a picture, or the
+references where there are no boxes.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from lab.host import host_folder
 from lab.host.server import PromptError, Server
 from lab.host.workflows import (
     COLLAGE,
+    FILES,
     PREVIEW,
     STEPS,
     WHOLE_PICTURE,
@@ -41,6 +43,7 @@ BYPASSED = {
     "IPAdapterUnifiedLoader": ("IPAdapter", ("model",)),
     "IPAdapter": ("IPAdapter", ("model",)),
 }
+LOADER = "MSDLoadAdapter"
 BACKGROUND_REFERENCE = "background.png"
 
 
@@ -108,7 +111,8 @@ def card(layout: Image.Image, picture: Image.Image, note: str) -> Image.Image:
 def draw_card(server: Server, workflow: Path) -> Image.Image:
     """A workflow's layout beside its picture, by the micro family, or beside its collage."""
     prompt = server.workflow(workflow)
-    if any(node["class_type"] == "MSDPlaceReferences" for node in prompt.values()):
+    adapters = {n["inputs"]["adapter"] for n in prompt.values() if n["class_type"] == LOADER}
+    if not adapters or not adapters <= FILES.keys():
         return draw_collage_card(server, prompt)
     without = bypass(prompt)
     prompt = use_micro_files(prompt, *nearest_size(prompt), STEPS)
@@ -127,6 +131,11 @@ def draw_collage_card(server: Server, prompt: dict[str, Any]) -> Image.Image:
     prompt = use_micro_files(prompt, size["width"], size["height"], STEPS)
     name_sprites(prompt)
     prompt = {k: v for k, v in prompt.items() if v["class_type"] in ("LoadImage", "MSDLayout")}
+    if not any(s["box"] for s in prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]["subjects"]):
+        names = (prompt[find(prompt, "LoadImage", f"Reference {n}")] for n in (1, 2))
+        files = (server.base / "input" / name["inputs"]["image"] for name in names)
+        first, second = (Image.open(file).convert("RGB") for file in files)
+        return card(first, second, "references; model not run here")
     show_layout(prompt)
     outputs = server.run(prompt)
     layout, collage = (server.picture(outputs, name) for name in (PREVIEW, COLLAGE))

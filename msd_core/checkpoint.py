@@ -107,13 +107,24 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """Flat key -> tensor, and the file's metadata."""
     if path.suffix.lower() not in (".safetensors", ".sft"):
         return read_pickle(path), {}
+    flat, metadata = read_safetensors(path)
+    return _weights(path, flat), metadata
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Key -> tensor on the CPU, and the file's metadata.
+
+    Raises:
+        FileNotFoundError, PermissionError: there is no such file, or it can't be read.
+        ValueError: it isn't a whole safetensors file.
+    """
     _check_readable(path)
     try:
         opened: Any = safe_open(path, framework="pt")
         with opened as file:
             # Cloned, because a mapping of a file that is replaced later breaks under its reader.
-            flat = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-            return _weights(path, flat), file.metadata() or {}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
 

@@ -223,6 +223,12 @@ def _image_tokens(subjects: Subjects, family: Adapter, width: int) -> list[Tenso
                 f"subjects: their image tokens are {got} wide, this adapter's are {width}. Ground "
                 "them with the adapter that is connected here."
             )
+        names = subject.blank_image_tokens is not None and subject.name_tokens is not None
+        if family.text_weights is not None and not names:  # in a file that was made by hand
+            raise ValueError(
+                f"subjects: subject {number} has no blank image tokens or no name, which a "
+                f"{family.name} needs. Ground it with the adapter that is connected here."
+            )
         in_box = family.text_weights is None and subjects.auto_layout is None
         if in_box and not any(subject.box):
             logger.warning("MSD Apply: subject %d has no box and won't appear.", number)

@@ -1,6 +1,8 @@
 """MSDEncodeReferences: references -> image features (docs/method.md, section 1)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import comfy.model_management
 import comfy.utils
@@ -11,10 +13,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .images import to_pil, to_tensor
+from .layout.references import read_references
 from .memo import Memo
-from .subjects import Features, MSDSubjects, Subject, Subjects
+from .subjects import Features, MSDSubjects, Subjects
 
-# The research code stretches every reference to this before the encoder's own resizing.
+# MS-Diffusion's research code stretches every reference to this before the encoder's own resizing.
 PUBLISHED_SIZE = 512
 _BACKGROUNDS = {"black": 0, "grey": 128, "white": 255}
 _memo = Memo[ClipVisionModel, Features]()
@@ -42,7 +45,8 @@ def prepare_reference(
 
     Args:
         reference: [H, W, 3] in 0..1. mask: [H, W], where the subject is, or None.
-        fit: "stretch" (published), "crop" or "pad" to a square.
+        fit: "stretch" (published), "crop" or "pad" to a square, or "clip": the middle at the
+            encoder's size, without the published one between.
         background: "black" (published), "grey", "white" or "keep", outside the mask.
         size: pixels of the encoder's edge.
     Returns:
@@ -50,6 +54,13 @@ def prepare_reference(
     """
     image = cut_out(reference, mask, background)
     level = _BACKGROUNDS.get(background, 0)
+    if fit == "clip":
+        # The longer edge is cut, not rounded; the host's own crop rounds it, and is a column off.
+        shortest = min(image.size)
+        width, height = (int(size * edge / shortest) for edge in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return to_tensor(image.crop((left, top, left + size, top + size)))
     if fit == "crop":
         edge = min(image.size)
         image = ImageOps.fit(image, (edge, edge), Image.Resampling.BICUBIC)
@@ -79,10 +90,11 @@ class MSDEncodeReferences(io.ComfyNode):
                 MSDSubjects.Input("subjects", tooltip="Subjects from MSD Layout."),
                 io.Combo.Input(
                     "fit",
-                    options=["stretch", "crop", "pad"],
+                    options=["stretch", "crop", "pad", "clip"],
                     default="stretch",
                     tooltip="How a reference becomes square: stretch it (as MS-Diffusion was "
-                    "trained), crop its middle (as IP-Adapter was trained), or pad it.",
+                    "trained), crop its middle, pad it, or crop its middle as CLIP does it by "
+                    "itself (clip, as IP-Adapter and MIP-Adapter were trained).",
                 ),
                 io.Combo.Input(
                     "background",
@@ -101,6 +113,13 @@ class MSDEncodeReferences(io.ComfyNode):
                     "with IP-Adapter.",
                     advanced=True,
                 ),
+                io.Image.Input(
+                    "negative_reference",
+                    optional=True,
+                    tooltip="What the subjects shall not look like: one picture in place of the "
+                    "blank one that IP-Adapter and MIP-Adapter give the negative prompt. "
+                    "MS-Diffusion leaves that alone.",
+                ),
             ],
             outputs=[
                 MSDSubjects.Output(
@@ -118,16 +137,33 @@ class MSDEncodeReferences(io.ComfyNode):
         fit: str = "stretch",
         background: str = "black",
         several_photos: str = "average",
+        negative_reference: Tensor | None = None,
     ) -> io.NodeOutput:
         progress = comfy.utils.ProgressBar(len(subjects.subjects))
+        encode = partial(_features, clip_vision, fit, background)
+        negative = None
+        if negative_reference is not None:
+            pictures, alpha = read_references(negative_reference, "negative_reference")
+            if len(pictures) != 1:
+                raise ValueError(
+                    f"negative_reference: expected one picture, got a batch of {len(pictures)}. "
+                    "Take one of them with ImageFromBatch."
+                )
+            negative = encode(pictures, [None if alpha is None else alpha[0]])
         encoded = []
         for subject in subjects.subjects:
-            features = _features(clip_vision, subject, fit, background)
+            features = encode(subject.references, subject.mask_of_each)
             if several_photos == "average":
                 features = replace(
                     features,
                     hidden_states=features.hidden_states.mean(0, keepdim=True),
                     pooled=features.pooled.mean(0, keepdim=True),
+                )
+            if negative is not None:
+                features = replace(
+                    features,
+                    blank_hidden_states=negative.hidden_states[0],
+                    blank_pooled=negative.pooled[0],
                 )
             encoded.append(replace(subject, features=features))
             progress.update(1)
@@ -135,11 +171,15 @@ class MSDEncodeReferences(io.ComfyNode):
 
 
 def _features(
-    clip_vision: ClipVisionModel, subject: Subject, fit: str, background: str
+    clip_vision: ClipVisionModel,
+    fit: str,
+    background: str,
+    references: Tensor,
+    masks: Sequence[Tensor | None],
 ) -> Features:
-    """Of each of a subject's references."""
+    """Of each of some references [n, H, W, 3]; masks: of each, where the subject is."""
     size = clip_vision.image_size
-    pairs = zip(subject.references, subject.mask_of_each, strict=True)
+    pairs = zip(references, masks, strict=True)
     prepared = torch.stack([prepare_reference(r, m, fit, background, size) for r, m in pairs])
     return _memo.get(clip_vision, prepared, compute=lambda: _encode(clip_vision, prepared))
 
@@ -154,7 +194,8 @@ def _encode(clip_vision: ClipVisionModel, references: Tensor) -> Features:
             "one."
         )
     blank = _blanks.get(clip_vision, compute=lambda: _encode_blank(clip_vision))
-    return Features(hidden_states.float(), output["image_embeds"].float(), blank)
+    pooled = output["image_embeds"].float()
+    return Features(hidden_states.float(), pooled, blank, torch.zeros_like(pooled[0]))
 
 
 def _encode_blank(clip_vision: ClipVisionModel) -> Tensor:

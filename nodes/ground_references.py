@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..msd_core.adapters.family import IMAGE_ENCODERS, Adapter, Needs, PhraseKind
 from .memo import Memo
+from .node_text import show_warnings
 from .subjects import Features, MSDAdapterType, MSDSubjects, Subjects
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class MSDGroundReferences(io.ComfyNode):
             description="Turn each subject's features into image tokens, with its phrase and box "
             "where the adapter asks for them.",
             search_aliases=["ms diffusion", "grounding", "resampler"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 MSDAdapterType.Input("adapter", tooltip="Adapter from Load MS-Diffusion Adapter."),
                 io.Clip.Input(
@@ -71,7 +73,7 @@ class MSDGroundReferences(io.ComfyNode):
             if use_grounding and needs.phrase is not None and not subject.phrase:
                 logger.warning("MSD Ground References: subject %d has no phrase.", number)
         phrases = _checked_phrases(clip, needs, [subject.phrase for subject in subjects.subjects])
-        grounded = []
+        grounded, warnings = [], []
         for subject, (feature, blank), phrase in zip(
             subjects.subjects, features, phrases, strict=True
         ):
@@ -86,6 +88,12 @@ class MSDGroundReferences(io.ComfyNode):
                 adapter, *inputs, str(use_grounding),
                 compute=partial(_image_tokens, adapter, *inputs, use_grounding),
             )  # fmt: skip
+            negative = subject.features is not None and subject.features.has_negative_reference
+            if negative and blank_tokens is None:
+                warnings = [
+                    f"The negative reference does nothing: {family.name} leaves the rows of the "
+                    "negative prompt as they are."
+                ]
             names = None
             if needs.phrase == "tokens":
                 names = phrase if use_grounding else phrase[:0]
@@ -95,6 +103,8 @@ class MSDGroundReferences(io.ComfyNode):
                     name_tokens=names, adapter_digest=family.digest,
                 )
             )  # fmt: skip
+        unique_id = cls.hidden.unique_id if cls.hidden else None
+        show_warnings("MSD Ground References", unique_id, warnings)
         return io.NodeOutput(replace(subjects, subjects=tuple(grounded)))
 
 
@@ -173,14 +183,17 @@ def _checked_phrases(clip: CLIP, needs: Needs, phrases: Sequence[str]) -> Sequen
 def _checked_features(
     features: Features | None, needs: Needs, number: int
 ) -> tuple[Tensor, Tensor]:
-    """The image features of subject `number` that an adapter needs, if they are as wide, and the
-    encoder's hidden states for pixel values of zeros."""
+    """The image features of subject `number` that an adapter needs, if they are as wide, and what
+    stands for no reference among them."""
     if features is None:
         raise ValueError(
             f"subjects: subject {number} has no image features. Put MSD Encode References between "
             "MSD Layout and this node."
         )
-    needed = features.hidden_states if needs.features == "hidden_states" else features.pooled
+    if needs.features == "hidden_states":
+        needed, blank = features.hidden_states, features.blank_hidden_states
+    else:
+        needed, blank = features.pooled, features.blank_pooled
     if (width := needed.shape[-1]) != needs.feature_width:
         got = IMAGE_ENCODERS[needs.features].get(width, "another encoder")
         raise ValueError(
@@ -188,4 +201,4 @@ def _checked_features(
             f"({needs.feature_width} wide), got those of {got} ({width} wide). Load "
             f"{needs.image_encoder} in Load CLIP Vision."
         )
-    return needed, features.blank_hidden_states
+    return needed, blank

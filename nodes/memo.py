@@ -35,6 +35,6 @@ class Memo(Generic[Model, Result]):
         if key not in results:
             results[key] = compute()
         results.move_to_end(key)
-        while len(results) > MAX_SUBJECTS:
+        while len(results) > MAX_SUBJECTS + 1:  # and a negative reference
             results.popitem(last=False)
         return results[key]

@@ -18,7 +18,14 @@ class Features:
 
     hidden_states: Tensor  # [n, P, E], of the last layer but one
     pooled: Tensor  # [n, E], after the encoder's projection
-    blank_hidden_states: Tensor  # [P, E], for pixel values of zeros
+    # What stands for no reference in negative rows: for pixel values of zeros, and zeros; or the
+    # outputs for a negative reference
+    blank_hidden_states: Tensor  # [P, E]
+    blank_pooled: Tensor  # [E]
+
+    @property
+    def has_negative_reference(self) -> bool:
+        return bool(self.blank_pooled.any())
 
 
 @dataclass(frozen=True)

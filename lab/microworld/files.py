@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from lab.microworld import networks
 from lab.microworld.pack import MARK
+from msd_core.adapters.ip_adapter import IPAdapter
+from msd_core.adapters.mip_adapter import MIPAdapter
 
 
 def text_weights(encoder: nn.Module, ids: Tensor) -> dict[str, Tensor]:
@@ -38,14 +40,14 @@ def save(sd: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
 def checkpoint_weights(
     model: nn.Module,
     text_l: dict[str, Tensor],
-    text_g: dict[str, Tensor],
+    text_g: dict[str, Tensor] | None,
     autoencoder: nn.Module | None = None,
 ) -> dict[str, Tensor]:
     sd = {f"model.diffusion_model.{k}": v for k, v in model.state_dict().items()}
     sd[f"model.diffusion_model.{MARK}"] = torch.ones(1)
     if autoencoder is not None:
         sd |= {f"first_stage_model.{k}": v for k, v in autoencoder.state_dict().items()}
-    for name, weights in (("clip_l", text_l), ("clip_g", text_g)):
+    for name, weights in (("clip_l", text_l), ("clip_g", text_g or {})):
         sd |= {f"micro_text.{name}.transformer.{k}": v for k, v in weights.items()}
     return sd
 
@@ -57,8 +59,8 @@ def save_vision_tower(tower: nn.Module, path: Path, metadata: dict[str, str]) ->
 
 
 def save_random_family(models: Path, seed: int = 0) -> None:
-    """Write the family with random weights, and a LoRA and a ControlNet to go with it, below a
-    models folder of the host."""
+    """Write the family with random weights below a models folder of the host, and to go with it a
+    LoRA, a ControlNet, adapters of other families and an SD1.5."""
     torch.manual_seed(seed)
     metadata = {"weights": "random", "seed": str(seed)}
     unet, control, autoencoder = networks.unet(), networks.controlnet(), networks.vae()
@@ -79,6 +81,17 @@ def save_random_family(models: Path, seed: int = 0) -> None:
     save(_random_lora(unet), models / "loras/micro_lora.safetensors", metadata)
     hint = {**control.state_dict(), MARK: torch.ones(1)}
     save(hint, models / "controlnet/micro_controlnet.safetensors", metadata)
+    sd15 = networks.sd15_unet()
+    _fill_zeros(sd15, control)
+    checkpoint = checkpoint_weights(sd15, text[0], None, autoencoder)
+    save(checkpoint, models / "checkpoints/micro_sd15.safetensors", metadata)
+    for kind, model, name in (
+        (IPAdapter, unet, "micro_ip_adapter"),
+        (IPAdapter, sd15, "micro_ip_adapter_sd15"),
+        (MIPAdapter, unet, "micro_mip_adapter"),
+    ):
+        sd = networks.ip_adapter(kind, model).state_dict()
+        save(sd, models / f"ipadapter/{name}.safetensors", metadata)
 
 
 def fill_autoencoder(autoencoder: nn.Module) -> None:

@@ -15,6 +15,8 @@ host_args.cpu = not torch.cuda.is_available()  # before the host looks for a GPU
 
 from lab.microworld.pack import FLUX, UNET_HEAD_WIDTH  # noqa: E402
 from msd_core import MSAdapter  # noqa: E402
+from msd_core.adapters.ip_adapter import IPAdapter, PlusImageProj  # noqa: E402
+from msd_core.adapters.perceiver import PerceiverSizes  # noqa: E402
 from msd_core.adapters.projections import Projection  # noqa: E402
 from msd_core.adapters.resampler import GroundingResampler, ResamplerSizes  # noqa: E402
 from msd_core.models.unet import cross_attentions  # noqa: E402
@@ -96,6 +98,26 @@ def unet() -> nn.Module:
     )
 
 
+def sd15_unet() -> nn.Module:
+    """With SD1.5's 16 cross-attentions, 8 heads in each, and one text encoder."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    own = {
+        "model_channels": 32,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "num_heads": 8,
+        "num_head_channels": -1,
+        "num_classes": None,
+        "adm_in_channels": None,
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1] * 9 + [0] * 3,
+        "use_linear_in_transformer": False,
+        "context_dim": TEXT_WIDTH,
+    }
+    return UNetModel(**{**UNET, **own}, out_channels=4, operations=OPERATIONS)
+
+
 def flux() -> nn.Module:
     from comfy.ldm.flux.model import Flux
 
@@ -156,10 +178,23 @@ def vae() -> nn.Module:
 
 def adapter(model: nn.Module) -> MSAdapter:
     """An adapter that fits this UNet."""
+    tokens = torch.randn(1, 4, 2 * TEXT_WIDTH)
+    resampler = GroundingResampler(ResamplerSizes(**RESAMPLER))
+    return MSAdapter(resampler, projections(model, Projection), tokens)
+
+
+def ip_adapter(kind: type[IPAdapter], model: nn.Module) -> IPAdapter:
+    """An IP-Adapter plus, or one of a family with its keys, that fits this UNet."""
+    own = projections(model, kind.projection)
+    sizes = {key: value for key, value in RESAMPLER.items() if key != "phrase_embeddings_dim"}
+    sizes["output_dim"] = next(iter(own.values())).to_k_ip.in_features
+    return kind(PlusImageProj(PerceiverSizes(**sizes)), own)
+
+
+def projections(model: nn.Module, kind: type[Projection]) -> dict[str, Projection]:
+    """Of each cross-attention of a UNet, by their numbers in an adapter's file."""
     attentions = cross_attentions({key: value.shape for key, value in model.state_dict().items()})
-    projections = {
-        str(attention.key_index): Projection(attention.context, attention.width, nn, None)
+    return {
+        str(attention.key_index): kind(attention.context, attention.width, nn, None)
         for attention in attentions
     }
-    tokens = torch.randn(1, 4, 2 * TEXT_WIDTH)
-    return MSAdapter(GroundingResampler(ResamplerSizes(**RESAMPLER)), projections, tokens)

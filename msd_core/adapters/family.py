@@ -72,12 +72,13 @@ class Adapter(Protocol):
         """
         ...
 
-    def blank_image_tokens(self, hidden_states: Tensor) -> Tensor | None:
+    def blank_image_tokens(self, features: Tensor) -> Tensor | None:
         """[T, C], what the rows of negative (all but the positive) conditionings get in place of
         each subject's image tokens; None leaves those rows as they are.
 
         Args:
-            hidden_states: [P, E] of the image encoder for pixel values of zeros, float32.
+            features: what stands for no reference: hidden states [P, E] for pixel values of zeros,
+                or zeros [E] for the pooled output; float32.
         """
         ...
 

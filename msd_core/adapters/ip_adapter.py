@@ -172,9 +172,5 @@ class IPAdapter(ReleasedAdapter):
     ) -> Tensor:
         return self.image_proj(features)
 
-    def blank_image_tokens(self, hidden_states: Tensor) -> Tensor:
-        # Of the pooled output zeros are the research code's blank, not the encoder's answer.
-        pooled = self.needs.features == "pooled"
-        shape = (1, self.needs.feature_width)
-        blank = hidden_states.new_zeros(shape) if pooled else hidden_states[None]
-        return self.image_proj(blank)[0]
+    def blank_image_tokens(self, features: Tensor) -> Tensor:
+        return self.image_proj(features[None])[0]

@@ -81,5 +81,5 @@ class MSAdapter(ReleasedAdapter):
         drop = torch.full((len(features),), not use_grounding, device=features.device)
         return self.resampler(features, phrases, boxes, drop)
 
-    def blank_image_tokens(self, hidden_states: Tensor) -> None:
+    def blank_image_tokens(self, features: Tensor) -> None:
         return None

@@ -56,7 +56,7 @@ class ReleasedAdapter(nn.Module):
     ) -> Tensor:
         raise NotImplementedError
 
-    def blank_image_tokens(self, hidden_states: Tensor) -> Tensor | None:
+    def blank_image_tokens(self, features: Tensor) -> Tensor | None:
         raise NotImplementedError
 
     def keys_and_values(self, image_tokens: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -5,7 +5,8 @@ all of them alike. On a CPU what a variant adds is timed directly, as a share of
 difference of two whole steps drowns in noise there. IPAdapter_plus and the research code are
 measured beside MSD Apply if IPADAPTER_PLUS and MS_DIFFUSION name checkouts of them.
 
-    python tests/bench/step.py [--device cuda] [--full] [--steps 9] [--scaling] [--placed] [--write]
+    python tests/bench/step.py [--device cuda] [--full] [--steps 9] [--families] [--scaling]
+        [--placed] [--write]
 """
 
 import argparse
@@ -29,6 +30,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
 parser.add_argument("--full", action="store_true", help="SDXL's real widths at 1024 x 1024, fp16")
 parser.add_argument("--steps", type=int, default=9, help="of each variant, after the first")
+parser.add_argument("--families", action="store_true", help="of adapters, beside each other")
 parser.add_argument("--scaling", action="store_true", help="1 to 16 subjects, 32 to 192 cells")
 parser.add_argument("--placed", action="store_true", help="MSD Place References instead")
 parser.add_argument("--write", action="store_true", help="write docs/benchmarks/")
@@ -63,7 +65,7 @@ from report import (  # noqa: E402
     table,
     write,
 )
-from sampling import noise  # noqa: E402
+from sampling import FAMILIES, noise  # noqa: E402
 from scaling import plot, scale  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -73,6 +75,7 @@ LAYOUTS: dict[str, list[Box]] = {
     "2 on half": [(0.0, 0.0, 0.25, 1.0), (0.75, 0.0, 1.0, 1.0)],
     "4 on all": [(x, y, x + 0.5, y + 0.5) for x in (0.0, 0.5) for y in (0.0, 0.5)],
 }
+NAME = 2  # tokens of a subject's name
 AROUND = {"ours", "host", "attend", "text", "aside"}  # from which what is added follows
 
 
@@ -95,8 +98,10 @@ def build(depth: tuple[int, int], channels: int) -> Any:
     return patcher
 
 
-def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
-    """What MSDApply puts on a model, with random keys and values."""
+def make_patch(
+    model: Any, boxes: Sequence[Box], auto: bool = False, family: str = FAMILIES[0]
+) -> Any:
+    """What MSDApply puts on a model for an adapter of a family, with random keys and values."""
     kinds, g = module("nodes.subjects"), torch.Generator().manual_seed(1)
     subjects = tuple(
         kinds.Subject(f"subject {n}", box, 1.0, torch.empty(0), token_positions=(n + 1,))
@@ -105,18 +110,34 @@ def make_patch(model: Any, boxes: Sequence[Box], auto: bool = False) -> Any:
     weights = model.model.diffusion_model.state_dict()
     table, core = module("msd_core.models.unet"), module("msd_core.attention.subjects")
     attentions = table.cross_attentions({k: w.shape for k, w in weights.items()})
-    keys_values = {}
-    for attention in attentions:
-        size = (len(boxes) * TOKENS, attention.width)
-        pair = torch.randn(size, generator=g), torch.randn(size, generator=g)
-        keys_values[attention.block] = pair
+
+    def random_pairs(tokens: int) -> dict[Any, tuple[Tensor, Tensor]]:
+        return {
+            each.block: tuple(torch.randn(tokens, each.width, generator=g) for _ in "kv")
+            for each in attentions
+        }
+
+    keys_values = random_pairs(len(boxes) * TOKENS)
+    hook = module("nodes.sampling.unet_patch").SubjectAttentionPatch
+    if family == "MIP-Adapter":
+        names = [torch.randn(NAME, attentions[0].context, generator=g) for _ in boxes]
+        branch = module("nodes.sampling.merge_branch").MergeBranch(
+            keys_values,
+            random_pairs(TOKENS),
+            {each.block: torch.randn(each.width, generator=g) for each in attentions},
+            table.text_keys(model.model.diffusion_model),
+            names,
+            kinds.Subjects(subjects),
+        )
+        return hook(branch, 0.0, 1.0)
     branch = module("nodes.sampling.image_branch").ImageBranch(
         keys_values,
         lambda *given: core.subject_attention(*given),  # looked up, so that it can be timed
         kinds.Subjects(subjects, kinds.AutoLayoutSettings(0.5, 2) if auto else None),
         list(range(len(boxes))),
+        random_pairs(len(boxes) * TOKENS) if family == "IP-Adapter" else None,
     )
-    return module("nodes.sampling.unet_patch").SubjectAttentionPatch(branch, 0.0, 1.0)
+    return hook(branch, 0.0, 1.0)
 
 
 class Clock:
@@ -307,6 +328,28 @@ def compare(full: bool, steps: int) -> tuple[Found, Found, list[str]]:
     return watched, parts, commits
 
 
+def time_families() -> None:
+    """Write the table of the adapters' families."""
+    model = build((2, 10), 320 if options.full else 160)
+    patches = {
+        f"{OURS if family == FAMILIES[0] else family}: {name}": make_patch(
+            model, boxes, family=family
+        )
+        for family in FAMILIES
+        for name, boxes in LAYOUTS.items()
+    }
+    variants: dict[str, Step] = {PLAIN: plain, **{n: ours(patch) for n, patch in patches.items()}}
+    cells = 128 if options.full else 64
+    found = measure(model, variants, cells, options.steps, list(patches.values()), AROUND)
+    rows, facts = report(found), machine([])
+    setting = ", ".join(f"{key} {value}" for key, value in facts.items())
+    text = "\n\n".join((table(rows), setting))
+    print(text, flush=True)
+    if options.write:
+        save("families", {"machine": facts, "rows": rows, "steps": found})
+        write(DOCS / "README.md", "families", text)
+
+
 def time_layouts(
     model: Any, layouts: dict[int, Sequence[Box]], cells: int
 ) -> tuple[dict[int, float], float]:
@@ -368,6 +411,8 @@ def main() -> None:
     torch.set_num_threads(1 if options.device == "cpu" else 8)
     if options.placed:
         return time_placed()
+    if options.families:
+        return time_families()
     if options.scaling:
         result = scale(partial(time_layouts, build((1, 1), 64)))
         text = "\n".join(f"- {k}: {v:.2f}" for k, v in result.items() if isinstance(v, float))

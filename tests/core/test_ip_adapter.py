@@ -46,7 +46,7 @@ def test_image_tokens(name):
         ((_, entry),) = case["inputs"].items()
         tokens = adapter.image_tokens(A.tensor(entry), torch.empty(0), torch.empty(0), True)
     else:
-        tokens = adapter.blank_image_tokens(torch.ones(10, 20))[None]
+        tokens = adapter.blank_image_tokens(torch.zeros(image_proj.feature_width))[None]
     torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=0)
 
 
@@ -214,7 +214,7 @@ def test_both_forms_of_a_file(kind, tmp_path):
     features = torch.randn(2, 20) if kind == "linear" else torch.randn(2, 10, 20)
     tokens = first.image_tokens(features, torch.empty(0), torch.empty(0), True)
     assert tokens.shape == (2, {"linear": 4, "plus": 16, "full": 10}[kind], 24)
-    assert first.blank_image_tokens(torch.randn(10, 20)).shape == tokens.shape[1:]
+    assert first.blank_image_tokens(features[0]).shape == tokens.shape[1:]
 
 
 FAULTS = {

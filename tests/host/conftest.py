@@ -118,18 +118,41 @@ def plain(unets: dict[str, Any]) -> Any:
     return unets["tiny"]
 
 
-@pytest.fixture
-def adapter(adapters: dict[str, Any]) -> Any:
-    return adapters["tiny"]
+@pytest.fixture(scope="session")
+def other_families(pack: Any, unets: dict[str, Any], tmp_path_factory: Any) -> dict[str, Any]:
+    """An adapter of each other family for the UNet "tiny", from a file, through the loader node."""
+    from golden_mip import load_adapters
+
+    given = pack, {"sdxl": unets["tiny"]}
+    return {
+        "IP-Adapter": load_adapters(*given, tmp_path_factory.mktemp("ip"))["sdxl_plus"],
+        "MIP-Adapter": load_adapters(*given, tmp_path_factory.mktemp("mip"), True)["sdxl_plus"],
+    }
 
 
 @pytest.fixture
-def subjects(pack: Any) -> Callable[..., Any]:
+def family() -> str:
+    """The adapter's; tests that hold for several parametrize it."""
+    return "MS-Diffusion"
+
+
+@pytest.fixture
+def adapter(adapters: dict[str, Any], family: str, request: pytest.FixtureRequest) -> Any:
+    if family == "MS-Diffusion":
+        return adapters["tiny"]
+    found = request.getfixturevalue("other_families")[family]
+    assert found.model.name == family
+    return found
+
+
+@pytest.fixture
+def subjects(pack: Any, family: str) -> Callable[..., Any]:
     """Subjects with random image tokens: make(box, ...) or make((box, weight, region), ...)."""
     import torch
     from sampling import noise
 
     kinds = pack.module("nodes.subjects")
+    acts_on_all, has_names = family != "MS-Diffusion", family == "MIP-Adapter"
 
     def make(*specs: Any, auto: Any = None, prompt_tokens: Any = (), order: Any = None) -> Any:
         built = []
@@ -143,6 +166,8 @@ def subjects(pack: Any) -> Callable[..., Any]:
                     references=torch.zeros(1, 8, 8, 3),
                     region=region,
                     image_tokens=noise(100 + n, 1, 16, 64),
+                    blank_image_tokens=noise(90, 16, 64) if acts_on_all else None,
+                    name_tokens=noise(200 + n, 2, 64) if has_names else None,
                     token_positions=prompt_tokens[n] if prompt_tokens else (),
                 )
             )

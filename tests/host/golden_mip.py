@@ -73,7 +73,9 @@ def load_adapters(
 
 def features_of(pack: Any, given: torch.Tensor, blank: torch.Tensor | None) -> Any:
     """[n, E] or [n, P, E] as MSD Encode References gives it, and anything as the other output."""
-    features = pack.module("nodes.subjects").Features
+    features, zeros = pack.module("nodes.subjects").Features, torch.zeros(WIDTH)
     if given.ndim == 2:
-        return features(noise(1, len(given), PATCHES, WIDTH), given, noise(2, PATCHES, WIDTH))
-    return features(given, noise(3, len(given), WIDTH), blank)
+        return features(
+            noise(1, len(given), PATCHES, WIDTH), given, noise(2, PATCHES, WIDTH), zeros
+        )
+    return features(given, noise(3, len(given), WIDTH), blank, zeros)

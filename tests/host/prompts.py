@@ -11,9 +11,14 @@ from lab.host.server import PromptError, Server
 from lab.host.workflows import FILES, find, use_micro_files
 
 SIZE = 64
-# The workflows' files that the micro family has nothing for, and what stands in for each: a tiny
-# Flux for every model that takes reference latents.
+# The workflows' files that the micro family has nothing trained for, and what stands in for each: a
+# tiny Flux for every model that takes reference latents.
 STAND_INS = {
+    "v1-5-pruned-emaonly-fp16.safetensors": "micro_sd15.safetensors",
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": "micro_vision.safetensors",
+    "ip-adapter-plus_sdxl_vit-h.safetensors": "micro_ip_adapter.safetensors",
+    "ip-adapter-plus_sd15.safetensors": "micro_ip_adapter_sd15.safetensors",
+    "model_sdxl_plus.bin": "micro_mip_adapter.safetensors",
     "flux2_dev_fp8mixed.safetensors": FLUX_FILE,
     "flux2-vae.safetensors": AUTOENCODER,
     "mistral_3_small_flux2_fp8.safetensors": "micro_clip_l.safetensors",

@@ -8,6 +8,8 @@ from comfy.patcher_extension import add_wrapper_with_key
 
 LEFT, RIGHT = (0.0, 0.25, 0.4, 0.75), (0.6, 0.25, 1.0, 0.75)
 EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
+FAMILIES = ("MS-Diffusion", "IP-Adapter", "MIP-Adapter")  # of adapters
+IN_BOXES = FAMILIES[:2]  # the third's references follow their names
 SIGMAS = torch.tensor([8.0, 3.0, 1.0, 0.0])
 
 
@@ -84,3 +86,16 @@ def assert_only_positive_rows_changed(calls: list[tuple[list[bool], list[bool]]]
     assert calls and any(any(positive) for _, positive in calls)
     for changed, positive in calls:
         assert changed == positive
+
+
+def assert_rows_changed(
+    calls: list[tuple[list[bool], list[bool]]], family: str, alone: bool = True
+) -> None:
+    """The positive rows by MS-Diffusion, all rows by the others; but where these aren't alone, none
+    of the calls that someone else makes inside the run."""
+    if family == "MS-Diffusion":
+        assert_only_positive_rows_changed(calls)
+        return
+    assert any(all(changed) for changed, _ in calls)
+    for changed, positive in calls:
+        assert all(changed) or not (alone or any(changed) or any(positive))

@@ -10,6 +10,8 @@ import torch
 from golden import Golden
 from sampling import (
     EVERYWHERE,
+    FAMILIES,
+    IN_BOXES,
     LEFT,
     MIDDLE,
     NEGATIVE,
@@ -188,6 +190,7 @@ def test_coverage_of_a_window_is_the_window_of_the_coverage(
 
 
 class TestInvariants:
+    @pytest.mark.parametrize("family", IN_BOXES)
     def test_weight_zero_and_no_subjects_change_nothing(
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
@@ -200,11 +203,13 @@ class TestInvariants:
         ):
             assert torch.equal(sample(guide(model)), untouched)
 
+    @pytest.mark.parametrize("family", IN_BOXES)
     def test_full_box_is_no_mask(self, plain: Any, apply: Any, subjects: Any) -> None:
         boxed = sample(guide(apply(plain, subjects(EVERYWHERE))))
         masked = sample(guide(apply(plain, subjects((EVERYWHERE, 1.0, torch.ones(9, 7))))))
         assert_same(boxed, masked)
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_order_of_the_subjects_does_not_matter(
         self, plain: Any, apply: Any, subjects: Any
     ) -> None:
@@ -213,6 +218,7 @@ class TestInvariants:
         second = sample(guide(apply(plain, subjects(*layout, order=(2, 0, 1)))))
         assert_same(first, second)
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_the_source_model_is_untouched(self, plain: Any, apply: Any, subjects: Any) -> None:
         before = sample(guide(plain))
         options = repr(plain.model_options)
@@ -222,10 +228,12 @@ class TestInvariants:
         assert torch.equal(sample(guide(plain)), before)
         assert repr(plain.model_options) == options and not any(plain.wrappers.values())
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_clone_of_a_clone(self, plain: Any, apply: Any, subjects: Any) -> None:
         patched = apply(plain, subjects(LEFT))
         assert torch.equal(sample(guide(patched.clone().clone())), sample(guide(patched)))
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_apply_twice_adds(self, plain: Any, apply: Any, subjects: Any) -> None:
         once = apply(plain, subjects(LEFT, RIGHT), weight=0.8)
         twice = apply(apply(plain, subjects(LEFT, RIGHT), weight=0.5), subjects(LEFT, RIGHT), 0.3)
@@ -233,6 +241,7 @@ class TestInvariants:
         both = apply(apply(plain, subjects(LEFT)), subjects(RIGHT))
         assert not torch.equal(sample(guide(both)), sample(guide(apply(plain, subjects(LEFT)))))
 
+    @pytest.mark.parametrize("family", IN_BOXES)
     def test_scale_and_subject_scales(self, plain: Any, apply: Any, subjects: Any) -> None:
         """Weight alone is the published scale; layout weights alone the published
         subject_scales; together they multiply."""
@@ -255,6 +264,7 @@ class TestInvariants:
         assert torch.isfinite(sample(guide(module), height, width)).all()
         assert seen and all(queries == h * w for queries, (h, w) in seen)
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_start_and_end(self, plain: Any, apply: Any, subjects: Any) -> None:
         model, calls = with_watch(
             apply(plain, subjects(LEFT), start_percent=0.2, end_percent=0.6), POSITIVE
@@ -299,11 +309,13 @@ class TestInvariants:
             assert [any(changed) for changed, _ in calls] == expected
         assert torch.equal(*pictures)
 
-    def test_half_precision(self, pack: Any, adapter: Any, subjects: Any) -> None:
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+    def test_half_precision(self, pack: Any, adapter: Any, subjects: Any, half: Any) -> None:
         from models import build_sdxl, fill_from_recipe
 
         results = []
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, half):
             model = build_sdxl((1, 2), dtype=dtype)
             fill_from_recipe(model, D.seed, "unet.")
             patched = pack.MSDApply.execute(model, adapter, subjects(LEFT, RIGHT), 0.6)[0]

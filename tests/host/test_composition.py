@@ -24,12 +24,13 @@ from models import build_sdxl
 from pages import check_page
 from sampling import (
     EVERYWHERE,
+    FAMILIES,
     LEFT,
     MIDDLE,
     NEGATIVE,
     POSITIVE,
     RIGHT,
-    assert_only_positive_rows_changed,
+    assert_rows_changed,
     assert_same,
     cond,
     differ,
@@ -42,11 +43,14 @@ from sampling import (
 from lab.host.in_process import run_node
 from lab.microworld import MODELS
 
+pytestmark = pytest.mark.parametrize("family", FAMILIES)
 HEAD = """# What MSD Apply was combined with
 
 Written by `tests/host/test_composition.py` (`UPDATE_DOCS=1`), which runs every row in the real host
-on a tiny SDXL-shaped model with random weights. In every row only the positive prompt's rows feel
-the subjects, and MSD Apply at weight 0 leaves the picture as it is without the node, bit by bit.
+on a tiny SDXL-shaped model with random weights, with an MS-Diffusion adapter, an IP-Adapter (plus)
+and a MIP-Adapter. In every row only the positive prompt's rows feel the subjects of MS-Diffusion,
+and all rows feel those of the other two; MSD Apply at weight 0 leaves the picture as it is without
+the node, bit by bit.
 
 LoRA and ControlNet from files run in `tests/host/test_workflows.py`, a LoRA on CLIP in
 `tests/host/test_ground_references.py`. GLIGEN has no files for SDXL; its row shows that a model of
@@ -100,6 +104,7 @@ class Partner:
     patch: Callable[[Any, Any], Any]  # registry, model -> model
     note: str = ""
     acts: bool = True  # on SDXL
+    alone: bool = True  # it makes no calls of the model by itself
 
 
 def skip_without(registry: Any, name: str) -> None:
@@ -227,7 +232,12 @@ PARTNERS = (
     Partner("TCFG", node("TCFG")),
     Partner("FreSca", node("FreSca", scale_low=1.0, scale_high=1.25, freq_cutoff=4)),
     Partner("Mahiro", node("Mahiro")),
-    Partner("PerpNeg", node("PerpNeg", empty_conditioning=cond(MIDDLE), neg_scale=1.0)),
+    Partner(
+        "PerpNeg",
+        node("PerpNeg", empty_conditioning=cond(MIDDLE), neg_scale=1.0),
+        "it evaluates the empty prompt by itself, without the subjects; PerpNegGuider with them",
+        alone=False,
+    ),
     Partner(
         "ModelSamplingDiscrete",
         node("ModelSamplingDiscrete", sampling="v_prediction", zsnr=True),
@@ -279,21 +289,23 @@ def page() -> Iterator[None]:
 
 
 @pytest.fixture
-def acts(plain: Any, apply: Any, subjects: Any) -> Callable[..., Any]:
-    """Check that MSD Apply acts on the positive rows alone, and at weight 0 on nothing. `picture`:
-    model -> latent. Returns the picture without it, with it, and how often the UNet was called."""
+def acts(plain: Any, apply: Any, subjects: Any, family: str) -> Callable[..., Any]:
+    """Check that MSD Apply acts on the rows that are its family's, and at weight 0 on nothing.
+    `picture`: model -> latent; alone: nobody else calls the model inside the run. Returns the
+    picture without it, with it, and how often the UNet was called."""
 
     def check(
         picture: Callable[[Any], torch.Tensor],
         positives: tuple[int, ...] = (POSITIVE,),
         model: Any = plain,
+        alone: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         nothing = picture(model)
         assert torch.equal(picture(apply(model, subjects(LEFT, RIGHT), 0.0)), nothing)
         watched, calls = with_watch(apply(model, subjects(LEFT, RIGHT), 0.8), *positives)
         out = picture(watched)
         assert differ(out, nothing)
-        assert_only_positive_rows_changed(calls)
+        assert_rows_changed(calls, family, alone)
         return nothing, out, len(calls)
 
     return check
@@ -313,7 +325,7 @@ def test_model_patches(
     def ours(model: Any) -> Any:
         return apply(model, subjects(LEFT, RIGHT), 0.8)
 
-    alone, *_ = acts(picture, model=beside(plain))
+    alone, *_ = acts(picture, model=beside(plain), alone=partner.alone)
     nothing, without = picture(plain), picture(ours(plain))
     before, after = picture(ours(beside(plain))), picture(beside(ours(plain)))
     assert differ(alone, nothing) == differ(before, without) == partner.acts
@@ -418,7 +430,7 @@ def test_guiders(registry: Any, acts: Any, name: str) -> None:
         node = "SamplerCustomAdvanced"
         return run_node(registry, node, drawn, guider, sampler, SIGMAS, latent)[0]["samples"]
 
-    *_, calls = acts(picture)
+    *_, calls = acts(picture, alone=name != "DualModelGuider")
     found["samplers"][name] = f"SamplerCustomAdvanced with {name} | {calls}"
 
 

@@ -78,6 +78,28 @@ def test_the_blank_is_that_of_zero_pixel_values(pack: Any, lay_out: Any, vision:
 
 
 @torch.inference_mode()
+def test_a_negative_reference(pack: Any, lay_out: Any, vision: Any) -> None:
+    """It is encoded as a reference is, its alpha too, for all subjects; references stay."""
+    run, picture = pack.MSDEncodeReferences.execute, noise_image(5)
+    cut_out = torch.cat((picture, torch.zeros(1, 20, 30, 1)), -1)
+    cut_out[:, 5:15, 5:15, 3] = 1
+    two = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2))[0]
+    for negative in (picture, cut_out):
+        same = run(vision, lay_out(layout(CAT), negative)[0], fit="pad")[0].subjects[0].features
+        plain = run(vision, two, fit="pad")[0].subjects
+        for subject, before in zip(
+            run(vision, two, fit="pad", negative_reference=negative)[0].subjects, plain,
+            strict=True,
+        ):  # fmt: skip
+            features = subject.features
+            assert torch.equal(features.blank_hidden_states, same.hidden_states[0])
+            assert torch.equal(features.blank_pooled, same.pooled[0])
+            assert features.has_negative_reference and not before.features.has_negative_reference
+            assert torch.equal(features.hidden_states, before.features.hidden_states)
+            assert torch.equal(features.pooled, before.features.pooled)
+
+
+@torch.inference_mode()
 def test_several_references(pack: Any, lay_out: Any, vision: Any) -> None:
     references = noise_image(3, count=3)
     subjects = lay_out(layout(CAT), references)[0]

@@ -57,10 +57,10 @@ class LinearFamily(torch.nn.Module):
         pooled = features.mean(1) if self.needs.features == "hidden_states" else features
         return self.norm(self.proj(pooled).view(-1, TOKENS, CONTEXT))
 
-    def blank_image_tokens(self, hidden_states: Any) -> Any:
+    def blank_image_tokens(self, features: Any) -> Any:
         if not self.has_blank:
             return None
-        return self.norm(self.proj(torch.zeros(WIDTH)).view(TOKENS, CONTEXT))
+        return self.norm(self.proj(features.view(-1, WIDTH).mean(0)).view(TOKENS, CONTEXT))
 
     def keys_and_values(self, image_tokens: Any) -> Any:
         pairs = zip(self.keys, self.values, strict=True)
@@ -188,7 +188,7 @@ def by_the_rule(pack: Any, plain: Any, vision: Any, family: LinearFamily, encode
 
 def hidden_states_for_pooled(pack: Any, monkeypatch: Any) -> None:
     node = pack.module("nodes.ground_references")
-    first = lambda features, *_: (features.hidden_states[:, 0], torch.zeros(1))  # noqa: E731
+    first = lambda features, *_: (features.hidden_states[:, 0], torch.zeros(WIDTH))  # noqa: E731
     monkeypatch.setattr(node, "_checked_features", first)
 
 
@@ -384,7 +384,10 @@ class TestNeeds:
         """Names encoders by which of their outputs it is: 1280 stands for two."""
         node, kinds = pack.MSDGroundReferences, pack.module("nodes.subjects")
         big = kinds.Features(
-            torch.zeros(1, 257, 1664), torch.zeros(1, 1280), torch.zeros(257, 1664)
+            torch.zeros(1, 257, 1664),
+            torch.zeros(1, 1280),
+            torch.zeros(257, 1664),
+            torch.zeros(1280),
         )
         other = replace(encoded, subjects=(replace(encoded.subjects[0], features=big),))
         needs = {"feature_width": 1024, "image_encoder": "CLIP-ViT-H-14"}

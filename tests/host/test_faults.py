@@ -5,8 +5,10 @@ UPDATE_DOCS=1 writes docs/faults.md from it; otherwise the page must say what th
 """
 
 import copy
+import functools
 import itertools
 import json
+import math
 import os
 import pickle
 import re
@@ -24,10 +26,13 @@ from pages import check_page
 from PIL import Image
 from prompts import find, load, run, run_interrupted
 from reference_models import AUTOENCODER, FLUX_FILE
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_subjects_file import load_in_place, save
 
 from lab.host.server import PromptError, Server
 
+WORKFLOWS = ROOT / "example_workflows"
 HEAD = """# What goes wrong, and what the user reads
 
 Written by `tests/host/test_faults.py` (`UPDATE_DOCS=1`) from what a real server answered. After
@@ -188,6 +193,17 @@ def saved(mode: str) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def negative_reference(count: int) -> Callable[[Prompt, Server], None]:
+    def change(prompt: Prompt, server: Server) -> None:
+        reference(40, 30)(prompt, server)
+        prompt["90"]["inputs"]["batch_size"] = count
+        given = inputs(prompt, "MSDLayout")
+        given["references.reference_1"] = given["references.reference_2"]
+        inputs(prompt, "MSDEncodeReferences")["negative_reference"] = ["90", 0]
+
+    return change
+
+
 def cut_out(transparent: float) -> Callable[[Prompt, Server], None]:
     """A reference with alpha, from a node."""
 
@@ -307,6 +323,47 @@ def flux_model(prompt: Prompt, server: Server) -> None:
     inputs(prompt, "MSDApply")["model"] = ["86", 0]
 
 
+def loaded(
+    change: Callable[[Path], Any], kind: str = "MSDGroundReferences"
+) -> Callable[[Prompt, Server], None]:
+    """MSD Apply's subjects come from a file, saved after the node of this kind and then changed."""
+
+    def load_changed(prompt: Prompt, server: Server) -> None:
+        changed = server.base / "input" / "changed.safetensors"
+        name = save(server, prompt, kind).removesuffix(" [output]")
+        shutil.copy(server.base / "output" / name, changed)
+        change(changed)
+        prompt |= load_in_place(prompt, "MSDGroundReferences", changed.name)
+
+    return load_changed
+
+
+def rewritten(tensors: Callable[[Any], Any], **content: Any) -> Callable[[Path], None]:
+    """A file of subjects with changed tensors and description."""
+
+    def rewrite(path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads(file.metadata()["msd_subjects"]) | content
+        sd = load_file(path)
+        tensors(sd)
+        save_file(sd, path, {"msd_subjects": json.dumps(described)})
+
+    return rewrite
+
+
+def scaled(name: str, factor: float) -> Callable[[Any], Any]:
+    return lambda sd: sd.update({name: sd[name] * factor})
+
+
+def subjects_outside(prompt: Prompt, server: Server) -> None:
+    prompt |= load_in_place(prompt, "MSDGroundReferences", "../../secret.safetensors")
+
+
+def loaded_beside_another_adapter(prompt: Prompt, server: Server) -> None:
+    loaded(lambda path: None)(prompt, server)
+    other_adapter(1.5)(prompt, server)
+
+
 HUGE = json.dumps({"version": 1, "subjects": [{"phrase": "x" * 100, "box": [0, 0, 1, 1]}] * 70_000})
 FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "adapter file cut in half": written("half.safetensors", lambda data: data[: len(data) // 2]),
@@ -354,6 +411,26 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "a UNet without layers, as TensorRT's": unet("no layers"),
     "a model without text cross-attentions": unet("no cross-attentions"),
     "a Flux model in MSD Apply": flux_model,
+    "subjects loaded from a file": loaded(lambda path: None),
+    "subjects loaded from a file beside another adapter": loaded_beside_another_adapter,
+    "subjects file of subjects that weren't grounded": loaded(
+        lambda path: None, "MSDEncodeReferences"
+    ),
+    "subjects file cut in half": loaded(
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    ),
+    "subjects file of a newer version": loaded(rewritten(lambda sd: None, version=2)),
+    "subjects file with a NaN": loaded(rewritten(scaled("subjects.0.image_tokens", math.nan))),
+    "subjects file without a tensor": loaded(
+        rewritten(lambda sd: sd.pop("subjects.1.image_tokens"))
+    ),
+    "subjects file whose description is damaged": loaded(rewritten(lambda sd: None, subjects=3)),
+    "another safetensors file in place of subjects": loaded(
+        lambda path: save_file({"a": torch.ones(1)}, path)
+    ),
+    "subjects file outside the input folder": subjects_outside,
+    "a negative reference with MS-Diffusion": negative_reference(1),
+    "a batch of negative references": negative_reference(3),
     "box inverted": box(0.7, 0.2, 0.3, 0.8),
     "box of no area": box(0.5, 0.2, 0.5, 0.8),
     "box partly outside": box(-0.5, 0.2, 0.4, 1.8),
@@ -495,6 +572,118 @@ def test_placed_references(
     assert abs(run(server, good) - normally_placed).max() <= 1
 
 
+def changed_file(change: Callable[[dict[str, Any]], Any]) -> Callable[[Prompt, Server], None]:
+    """The workflow's adapter with other tensors."""
+
+    def write(prompt: Prompt, server: Server) -> None:
+        folder, given = server.base / "models" / "ipadapter", inputs(prompt, "MSDLoadAdapter")
+        sd = load_file(folder / given["adapter"])
+        change(sd)
+        save_file(sd, folder / "changed.safetensors")
+        given["adapter"] = "changed.safetensors"
+
+    return write
+
+
+def loaded_files(**files: str) -> Callable[[Prompt, Server], None]:
+    """Other files in the loaders that have inputs of these names."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        for node in prompt.values():
+            given = node["inputs"]
+            given |= {k: v for k, v in files.items() if isinstance(given.get(k), str)}
+
+    return change
+
+
+def applied_adapter(name: str) -> Callable[[Prompt, Server], None]:
+    """Another file on MSD Apply than on MSD Ground References."""
+
+    def change(prompt: Prompt, server: Server) -> None:
+        prompt["95"] = {"class_type": "MSDLoadAdapter", "inputs": {"adapter": name}}
+        inputs(prompt, "MSDApply")["adapter"] = ["95", 0]
+
+    return change
+
+
+def auto_layout(prompt: Prompt, server: Server) -> None:
+    given = {
+        "clip": [find(prompt, "CheckpointLoaderSimple"), 1],
+        "subjects": [find(prompt, "MSDGroundReferences"), 0],
+        "prompt": inputs(prompt, "CLIPTextEncode")["text"], "threshold": 0.5, "start_step": 2,
+    }  # fmt: skip
+    prompt["96"] = {"class_type": "MSDAutoLayout", "inputs": given}
+    inputs(prompt, "MSDApply")["subjects"] = ["96", 0]
+
+
+U = "ip_adapter.1.text_to_weight.weight"
+SD15 = {"ckpt_name": "micro_sd15.safetensors"}
+FAMILY_FAULTS: dict[str, dict[str, Callable[[Prompt, Server], None]]] = {
+    "IP-Adapter": {
+        "its file with a NaN": changed_file(lambda sd: sd[max(sd)].fill_(torch.nan)),
+        "its file without a layer": changed_file(lambda sd: sd.pop("ip_adapter.1.to_k_ip.weight")),
+        "an SD1.5 checkpoint with a file for SDXL": loaded_files(**SD15),
+        "an SDXL checkpoint with a file for SD1.5": loaded_files(
+            adapter="micro_ip_adapter_sd15.safetensors"
+        ),
+        "subjects grounded with another adapter": applied_adapter("micro_mip_adapter.safetensors"),
+        "no phrase": of_subject(phrase=""),
+        "no box": of_subject(box=None),
+        "weight 0": of_subject(weight=0.0),
+        "all-black region": solid_mask(REGION, 0.0),
+        "soft region": solid_mask(REGION, 0.4, (9, 5)),
+        "a negative reference": negative_reference(1),
+        "MSD Auto Layout": auto_layout,
+    },
+    "MIP-Adapter": {
+        "its file with a NaN": changed_file(lambda sd: sd[U].fill_(torch.nan)),
+        "its file without a layer's text weight": changed_file(lambda sd: sd.pop(U)),
+        "an SD1.5 checkpoint": loaded_files(**SD15),
+        "subjects grounded with another adapter": applied_adapter("micro_ip_adapter.safetensors"),
+        "no phrase": of_subject(phrase=""),
+        "two subjects of one phrase": of_subject(phrase="cup"),
+        "phrase of 500 words": of_subject(phrase="star " * 500),
+        "phrase of emoji": of_subject(phrase="🐶🐱"),
+        "a box": of_subject(box=[0.1, 0.1, 0.5, 0.5]),
+        "weight 0": of_subject(weight=0.0),
+        "a negative reference": negative_reference(1),
+        "MSD Auto Layout": auto_layout,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def normal_of_family(server: Server, normal: np.ndarray) -> Callable[[str], np.ndarray]:
+    @functools.cache
+    def picture(family: str) -> np.ndarray:
+        return run(server, load(server, WORKFLOWS / f"MS-Diffusion, {family}.json"))
+
+    return picture
+
+
+@pytest.mark.parametrize(
+    "family, name", [(family, name) for family, own in FAMILY_FAULTS.items() for name in own]
+)
+def test_other_families(server: Server, normal_of_family: Any, family: str, name: str) -> None:
+    expected = normal_of_family(family)
+    prompt = load(server, WORKFLOWS / f"MS-Diffusion, {family}.json")
+    good, row = copy.deepcopy(prompt), f"{family}: {name}"
+    FAMILY_FAULTS[family][name](prompt, server)
+    before = len(server.log.read_text())
+    try:
+        made = run(server, prompt)
+    except PromptError as error:
+        found[row] = words_of(error)
+        assert len(found[row]) < 400
+    else:
+        assert np.isfinite(made).all() and made.std() > 1
+        logged = re.findall(
+            r"MSD (?:Apply|Ground \w+|Auto \w+): .*", server.log.read_text()[before:]
+        )
+        found[row] = " ".join(["runs", *(f"and logs: {line}" for line in dict.fromkeys(logged))])
+    assert_normal(server, good, expected)
+
+
 def words_of(error: PromptError) -> str:
     """What the user reads."""
     details = error.details
@@ -503,7 +692,7 @@ def words_of(error: PromptError) -> str:
         words = f"{first['message']}: {first['details']}"
     else:
         words = details["exception_message"].strip()
-    words = re.sub(r"\S*/models/", "…/models/", words)
+    words = re.sub(r"\S*/(models|input)/", r"…/\1/", words)
     words = re.sub(r" not in \[.*\]", " not in the list of files", words)
     return re.sub(r"\s+", " ", words).replace("|", "\\|")
 

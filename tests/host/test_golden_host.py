@@ -174,13 +174,14 @@ def test_phrases() -> None:
         assert spans == row["position_if_counter_advanced_over_skips"], row["prompt"]
 
 
-def stored_reference(name: str) -> torch.Tensor:
-    """A reference of set f, as the host's LoadImage would give it: [h, w, 3] in 0..1."""
-    facts = F.manifest["images"][name]
+def stored_reference(name: str, golden: Golden = F) -> torch.Tensor:
+    """A reference of a set f, as the host's LoadImage would give it: [h, w, 3] in 0..1."""
+    mine, prefix = golden is F, "input/img/" if golden is F else "input/f/"
+    facts = golden.manifest["images"][name] if mine else golden.manifest["cases"][f"picture/{name}"]
     height, width, block = facts["height"], facts["width"], facts["block"]
     low_shape = (-(-height // block), -(-width // block), 3)
-    low = recipe.array(F.seed, f"input/img/{name}/low", low_shape, 128, 50)
-    noise = recipe.array(F.seed, f"input/img/{name}/noise", (height, width, 3), 0, 12)
+    low = recipe.array(golden.seed, f"{prefix}{name}/low", low_shape, 128, 50)
+    noise = recipe.array(golden.seed, f"{prefix}{name}/noise", (height, width, 3), 0, 12)
     blocks = np.kron(low, np.ones((block, block, 1), np.float32))[:height, :width]
     pixels = np.floor(blocks + noise + 0.5).clip(0, 255)
     assert pixels.sum(dtype=np.int64) == facts["input_sum"]

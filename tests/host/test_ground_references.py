@@ -18,7 +18,9 @@ def encoded(pack: Any, lay_out: Any) -> Any:
         subjects=tuple(
             replace(
                 s,
-                features=features(torch.randn(n, 10, 48), torch.randn(n, 16), torch.zeros(10, 48)),
+                features=features(
+                    torch.randn(n, 10, 48), torch.randn(n, 16), torch.zeros(10, 48), torch.zeros(16)
+                ),
             )
             for n, s in enumerate(subjects.subjects, 1)
         ),
@@ -103,7 +105,7 @@ def test_refusals(pack: Any, adapters: Any, clip: Any, encoded: Any, lay_out: An
     with pytest.raises(ValueError, match="subject 1 has no image features"):
         node.execute(adapter, clip, lay_out(layout(CAT), noise_image(1))[0])
     huge = pack.module("nodes.subjects").Features(
-        torch.zeros(1, 257, 1280), torch.zeros(1, 1024), torch.zeros(257, 1280)
+        torch.zeros(1, 257, 1280), torch.zeros(1, 1024), torch.zeros(257, 1280), torch.zeros(1024)
     )
     wide = replace(encoded.subjects[0], features=huge)
     message = r"needs image features of another encoder \(48 wide\), got those of CLIP-ViT-H-14"
@@ -127,7 +129,12 @@ def test_wrong_encoder_is_named_for_the_release(pack: Any) -> None:
     with pytest.raises(ValueError) as caught:
         features = pack.module("nodes.subjects").Features
         check(
-            features(torch.zeros(1, 257, 1280), torch.zeros(1, 1024), torch.zeros(257, 1280)),
+            features(
+                torch.zeros(1, 257, 1280),
+                torch.zeros(1, 1024),
+                torch.zeros(257, 1280),
+                torch.zeros(1024),
+            ),
             needs("hidden_states", 1664, "CLIP-ViT-bigG-14", "pooled", 768, True),
             2,
         )

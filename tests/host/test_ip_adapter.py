@@ -141,20 +141,41 @@ def test_mistake_is_caught(
             Case(pack, models, ip_adapters, name).check()
 
 
+PICTURES = ("wide", "square", "tall")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pixels_of_the_research_code(pack: Any, name: str) -> None:
+    prepare = pack.module("nodes.encode_references").prepare_reference
+    given = test_golden_host.stored_reference(name, F)
+    prepared = prepare(given, None, "clip", "keep", 224)
+    pixels = (prepared * 255).round().byte().movedim(-1, 0)
+    assert torch.equal(pixels[:, ::4, ::4], F.outputs("picture/")[name])
+    assert pixels.sum().item() == F.manifest["cases"][f"picture/{name}"]["output_sum"]
+    by_way_of_512 = (prepare(given, None, "crop", "keep", 224) * 255).round().byte().movedim(-1, 0)
+    assert not torch.equal(by_way_of_512, pixels)
+
+
 @torch.inference_mode()
-def test_the_blank_of_the_research_code(pack: Any, tmp_path: Path) -> None:
-    """Through MSD Encode References and the host's own vision encoder."""
+def test_features_of_the_research_code(pack: Any, tmp_path: Path) -> None:
+    """Through MSD Encode References and the host's own vision encoder; the blank ones too."""
     vision = build_vision(tmp_path, **F.manifest["vision"])
     own = vision.model.state_dict()
     for key, (shape, gain) in F.manifest["params"]["vision"].items():
         values = recipe.param(F.seed, F.manifest["prefixes"]["vision"] + key, shape, gain)
         own[key].copy_(torch.from_numpy(values).half().float())
     kinds = pack.module("nodes.subjects")
-    subject = kinds.Subject("", EVERYWHERE, 1.0, noise(1, 1, 32, 32, 3).sigmoid())
-    encoded = pack.MSDEncodeReferences.execute(vision, kinds.Subjects((subject,)))[0]
-    blank = encoded.subjects[0].features.blank_hidden_states
-    expected = F.outputs("vision/")["penultimate_first_middle_last_token"][-1]
-    torch.testing.assert_close(blank[[0, 128, 256]], expected, atol=1e-5, rtol=0)
+    subjects = tuple(
+        kinds.Subject("", EVERYWHERE, 1.0, test_golden_host.stored_reference(name, F)[None])
+        for name in PICTURES
+    )
+    encoded = pack.MSDEncodeReferences.execute(vision, kinds.Subjects(subjects), "clip", "keep")[0]
+    features = [subject.features for subject in encoded.subjects]
+    hidden = [each.hidden_states[0] for each in features] + [features[0].blank_hidden_states]
+    expected = F.outputs("vision/")["penultimate_first_middle_last_token"]
+    torch.testing.assert_close(torch.stack(hidden)[:, [0, 128, 256]], expected, atol=1e-5, rtol=0)
+    pooled = torch.cat([each.pooled for each in features])
+    torch.testing.assert_close(pooled, F.outputs("vision/")["image_embeds"][:3], atol=1e-5, rtol=0)
 
 
 def conds(context: int) -> tuple[Any, Any]:
@@ -239,25 +260,53 @@ def family(request: Any, pack: Any, models: Any, ip_adapters: Any) -> Any:
     return name, models[unet], ip_adapters[name], grounded, conds(context)
 
 
+def with_negative(pack: Any, adapter: Any, subjects: Any) -> Any:
+    """Grounded again, with a negative reference's features in the blank's place."""
+    blank = {"blank_hidden_states": noise(6, PATCHES, WIDTH), "blank_pooled": noise(7, WIDTH)}
+    changed = [replace(s, features=replace(s.features, **blank)) for s in subjects.subjects]
+    changed = replace(subjects, subjects=tuple(changed))
+    return pack.MSDGroundReferences.execute(adapter, None, changed)[0]
+
+
 class TestSeveralSubjects:
     @pytest.mark.parametrize("percents", [(0.0, 1.0), (0.3, 0.8)])
+    @pytest.mark.parametrize("negative", [False, True])
     @torch.inference_mode()
-    def test_the_rule(self, pack: Any, family: Any, percents: Any) -> None:
+    def test_the_rule(self, pack: Any, family: Any, percents: Any, negative: bool) -> None:
+        """Also with a negative reference, whose tokens stand in the blank ones' place."""
         name, model, adapter, grounded, texts = family
+        if negative:
+            grounded = with_negative(pack, adapter, grounded)
         model_sampling = model.model.model_sampling
         sigmas = tuple(float(model_sampling.percent_to_sigma(each)) for each in percents)
         core, tokens = adapter.model.double(), []
         for subject in grounded.subjects:
             features = subject.features
-            given = features.pooled if "linear" in name else features.hidden_states
+            given, blank = features.hidden_states, features.blank_hidden_states
+            if "linear" in name:
+                given, blank = features.pooled, features.blank_pooled
             tokens.append(core.image_proj(given.double())[0])
-        blank = core.blank_image_tokens(features.blank_hidden_states.double())
+        blank = core.image_proj(blank.double()[None])[0]
         adapter.model.float()
         sd = weights_of(name, model)
         expected = sample(guide(by_the_rule(model, sd, tokens, blank, OVERLAPPING, sigmas), *texts))
         patched = pack.MSDApply.execute(model, adapter, grounded, WEIGHT, *percents)[0]
         assert differ(expected, sample(guide(model, *texts)))
         assert_same(sample(guide(patched, *texts)), expected)
+
+    def test_a_negative_reference_leaves_the_positive_rows(self, pack: Any, family: Any) -> None:
+        """So that without guidance it does nothing."""
+        _, model, adapter, grounded, texts = family
+        without, with_it = (
+            pack.MSDApply.execute(model, adapter, each, WEIGHT)[0]
+            for each in (grounded, with_negative(pack, adapter, grounded))
+        )
+        for block, pair in patch_of(without).branch.keys_values.items():
+            assert all(map(torch.equal, pair, patch_of(with_it).branch.keys_values[block]))
+        first, second = (sample(guide(each, *texts, cfg=1.0)) for each in (without, with_it))
+        assert torch.equal(first, second)
+        first, second = (sample(guide(each, *texts)) for each in (without, with_it))
+        assert differ(first, second)
 
     def test_weight_0_leaves_every_row_as_it_is(self, pack: Any, family: Any) -> None:
         _, model, adapter, grounded, texts = family

@@ -204,6 +204,41 @@ class TestRun:
             assert all(map(torch.equal, pair, other[block]))
         assert differ(sample(guide(halves)), sample(guide(applied())))
 
+    def test_what_is_missing_is_named(self, applied: Any, case: Case) -> None:
+        """As in a file of subjects that was made by hand."""
+        first, second = case.grounded.subjects
+        for missing in ("name_tokens", "blank_image_tokens"):
+            two = (first, replace(second, **{missing: None}))
+            with pytest.raises(ValueError, match="subject 2 has no blank image tokens or no name"):
+                applied(subjects=replace(case.grounded, subjects=two))
+
+    def test_a_negative_reference(
+        self, pack: Any, applied: Any, case: Case, mip_adapters: Any
+    ) -> None:
+        """Its tokens are in the negative rows, as they'd be a subject's; else nothing changes."""
+        (blank,) = noise(7, 1, case.grounded.subjects[0].features.pooled.shape[1])
+        adapter = mip_adapters["sdxl_linear"].model
+        tokens = adapter.image_tokens(blank[None], torch.empty(0), torch.empty(0), True)[0]
+        expected, changed = [], []
+        for subject in case.grounded.subjects:
+            expected.append(replace(subject, blank_image_tokens=tokens))
+            features = replace(subject.features, blank_pooled=blank)
+            changed.append(replace(subject, features=features))
+        node = pack.module("nodes.ground_references")
+        names = [subject.name_tokens for subject in changed]
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(node, "_checked_phrases", lambda *_: names)
+            changed = replace(case.grounded, subjects=tuple(changed))
+            grounded = pack.MSDGroundReferences.execute(mip_adapters["sdxl_linear"], None, changed)[
+                0
+            ]
+        expected = applied(subjects=replace(case.grounded, subjects=tuple(expected)))
+        with_it = applied(subjects=grounded)
+        assert torch.equal(sample(guide(with_it)), sample(guide(expected)))
+        assert differ(sample(guide(with_it)), sample(guide(applied())))
+        first, second = (sample(guide(each, cfg=1.0)) for each in (with_it, applied()))
+        assert torch.equal(first, second)
+
     def test_two_in_a_row_do_not_feed_on_each_other(self, applied: Any) -> None:
         """What weighs the references is the text alone: twice at half the weight is once."""
         twice = applied(0.375, model=applied(0.375))

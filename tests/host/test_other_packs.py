@@ -226,7 +226,9 @@ def test_the_same_file_in_ipadapter_plus(
     file, embed = ipadapter_file(model, 1), noise(1, 1, 32)
     family = pack.module("msd_core.adapters.ip_adapter").IPAdapter.from_state_dict(file)
     adapter = comfy.model_patcher.CoreModelPatcher(family, load_device=cpu, offload_device=cpu)
-    features = kinds.Features(torch.zeros(1, 5, 8), embed, torch.zeros(5, 8))
+    features = kinds.Features(
+        torch.zeros(1, 5, 8), embed, torch.zeros(5, 8), torch.zeros_like(embed[0])
+    )
     subject = kinds.Subject("", EVERYWHERE, 1.0, torch.zeros(1, 8, 8, 3), features=features)
     grounded = pack.MSDGroundReferences.execute(adapter, None, kinds.Subjects((subject,)))[0]
     ours = pack.MSDApply.execute(model, adapter, grounded, 0.8)[0]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SNAPSHOT = ROOT / "tests" / "data" / "node_info.json"
 IDS = ("MSDLoadAdapter", "MSDLayout", "MSDEncodeReferences", "MSDGroundReferences",
        "MSDAutoLayout", "MSDApply", "MSDCropSubjects", "MSDReferenceLatents",
-       "MSDPlaceReferences")  # fmt: skip
+       "MSDPlaceReferences", "MSDSaveSubjects", "MSDLoadSubjects")  # fmt: skip
 
 
 def test_snapshot(registry: Any) -> None:
@@ -29,6 +29,7 @@ def test_snapshot(registry: Any) -> None:
         infos[node_id] = info
     # The files that this machine happens to have are no part of the interface.
     infos["MSDLoadAdapter"]["input"]["required"]["adapter"][1]["options"] = []
+    infos["MSDLoadSubjects"]["input"]["required"]["file"][1]["options"] = []
     text = json.dumps(infos, indent=1, default=str) + "\n"
     if os.environ.get("UPDATE_SNAPSHOT"):
         SNAPSHOT.write_text(text)

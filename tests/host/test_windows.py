@@ -8,12 +8,14 @@ import comfy.samplers
 import pytest
 import torch
 from sampling import (
+    FAMILIES,
     LEFT,
     MIDDLE,
     NEGATIVE,
     POSITIVE,
     RIGHT,
     assert_only_positive_rows_changed,
+    assert_rows_changed,
     assert_same,
     cond,
     differ,
@@ -98,8 +100,9 @@ class Tiles:
 class TestRows:
     @pytest.mark.parametrize("wrapper", [one_by_one, reversed_rows, positives_alone])
     @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_parts_of_a_batch(
-        self, plain: Any, apply: Any, subjects: Any, wrapper: Wrapper, batch: int
+        self, plain: Any, apply: Any, subjects: Any, family: str, wrapper: Wrapper, batch: int
     ) -> None:
         ours = apply(plain, subjects(LEFT, RIGHT))
         at_once = sample(guide(ours), batch=batch)
@@ -109,7 +112,7 @@ class TestRows:
                            batch=batch), at_once)  # fmt: skip
         watched, calls = with_watch(with_function(ours, wrapper), POSITIVE)
         sample(guide(watched), batch=batch)
-        assert_only_positive_rows_changed(calls)
+        assert_rows_changed(calls, family)
 
     def test_several_positives_one_by_one(self, plain: Any, apply: Any, subjects: Any) -> None:
         ours = apply(plain, subjects(LEFT, RIGHT))

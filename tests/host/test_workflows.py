@@ -34,6 +34,9 @@ def test_there_are_workflows() -> None:
         "MS-Diffusion, several references",
         "MS-Diffusion, LoRA and ControlNet",
         FOREIGN,
+        "MS-Diffusion, IP-Adapter",
+        "MS-Diffusion, IP-Adapter SD1.5",
+        "MS-Diffusion, MIP-Adapter",
         "MS-Diffusion, Flux.2",
         "MS-Diffusion, Qwen-Image-Edit",
     }

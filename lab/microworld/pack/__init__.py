@@ -114,7 +114,7 @@ class MicroModel(comfy.supported_models_base.BASE):
         sd = comfy.utils.state_dict_prefix_replace(
             state_dict, {"micro_text.": ""}, filter_keys=True
         )
-        for name in ("clip_l", "clip_g"):
+        for name in {key.partition(".")[0] for key in sd}:
             expand_vocabulary(sd, f"{name}.transformer.")
         return sd
 
@@ -130,6 +130,20 @@ class MicroModel(comfy.supported_models_base.BASE):
 class MicroSDXL(MicroModel, comfy.supported_models.SDXL):
     unet_config = {"use_linear_in_transformer": True, "use_temporal_attention": False}
     unet_extra_config = {"num_heads": -1, "num_head_channels": UNET_HEAD_WIDTH}
+
+
+class MicroSD15(MicroModel, comfy.supported_models.SD15):
+    unet_config = {"use_linear_in_transformer": False, "use_temporal_attention": False}
+
+    def clip_target(self, state_dict: dict[str, Tensor] = {}) -> Any:  # noqa: B006
+        config = text_config(state_dict, "micro_text.clip_l.transformer.")
+
+        class MicroClip(comfy.sd1_clip.SD1ClipModel):
+            def __init__(self, device="cpu", dtype=None, model_options={}) -> None:  # noqa: B006
+                options = {**model_options, "clip_l_model_config": config}
+                super().__init__(device, dtype, options)
+
+        return comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, MicroClip)
 
 
 class MicroFlux(MicroModel, comfy.supported_models.FluxSchnell):
@@ -162,7 +176,7 @@ class MicroFlux(MicroModel, comfy.supported_models.FluxSchnell):
 
 
 def _install() -> None:
-    comfy.supported_models.models[:0] = MicroSDXL, MicroFlux
+    comfy.supported_models.models[:0] = MicroSDXL, MicroSD15, MicroFlux
 
     host_vision = comfy.clip_vision.load_clipvision_from_sd
 
