@@ -137,6 +137,8 @@ class InProcess:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     self.loop.run_until_complete(task)
+            elif not task.cancelled():
+                task.exception()  # seen, so that asyncio doesn't print it
 
     def view(self, outputs: dict[str, Any], node: str) -> bytes:
         """The file of the first picture that a node has given the user interface, which is then
