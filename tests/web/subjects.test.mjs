@@ -59,6 +59,8 @@ test("each edit is written, shown and one undo step", () => {
   const edits = [
     () => subjects.setWeight(1, 0.5),
     () => subjects.usePreset("threeInARow"),
+    () => subjects.clearBox(1),
+    () => subjects.clearBoxes(),
     () => subjects.paste(subject("d")),
     () => subjects.addUpTo(6),
     () => subjects.reorder([1, 0], 2),
@@ -135,6 +137,24 @@ test("a pasted subject is a selected copy", () => {
   assert.deepEqual(phrases(), ["a", "b", "c", "d"]);
   subjects.paste(subject("e", null));
   assert.equal(subjects.list[4].box, null);
+});
+
+test("a box is cleared once, and not where it is linked", () => {
+  assert.equal(subjects.clearBox(1), true);
+  assert.deepEqual(subjects.boxes, [BOX, null, BOX]);
+  assert.equal(subjects.clearBox(1), false);
+  linked = [BOX, BOX, BOX];
+  assert.equal(subjects.clearBox(0), false);
+  linked = null;
+  subjects.clearBoxes();
+  assert.deepEqual(subjects.boxes, [null, null, null]);
+  assert.deepEqual(phrases(), ["a", "b", "c"]);
+});
+
+test("selecting again by other means is remembered", () => {
+  subjects.select(1, "canvas");
+  subjects.select(1);
+  assert.equal(subjects.selectedBy, "row");
 });
 
 test("weights stay in range", () => {

@@ -13,6 +13,8 @@
 /**
  * @typedef {object} Host
  * @property {() => Size} size of the picture in pixels
+ * @property {() => boolean} sizeEditable false while it is linked
+ * @property {(size: Size) => void} resize set the size of the picture
  * @property {(index: number) => Reference} reference of a subject
  * @property {() => unknown[] | null} linkedBoxes of the last run if boxes are linked, else null
  * @property {() => void} onChange an edit is complete: time for an undo step

@@ -64,7 +64,8 @@ export class Keys {
     const subject = subjects.list[index];
     if (!subject) return false;
     if (ARROWS[key]) this.arrow(ARROWS[key], shiftKey, command);
-    else if (key === "Delete" || key === "Backspace") subjects.remove(index);
+    else if (key === "Delete" || key === "Backspace")
+      subjects.clearBox(index) || subjects.remove(index);
     else if (key === "Enter" && !command) this.focusPhrase(index);
     else if (letter === "c") page.clipboard = structuredClone(subject);
     else if (letter === "d") this.paste(subject);

@@ -63,7 +63,9 @@ export class Note {
       };
     if (!subjects.boxesEditable)
       return { words: text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown") };
+    const withReference = list.findLastIndex((_, i) => this.host.reference(i).linked) + 1;
     for (const i of list.keys()) {
+      if (withReference > 0 && i >= withReference) return { words: text("leftOut", { n: i + 1 }) };
       const missing = this.missingOf(i);
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
     }

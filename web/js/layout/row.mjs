@@ -91,7 +91,7 @@ export class Row {
 
   /** @param {HTMLInputElement} input */
   onFocusSelect(input) {
-    input.addEventListener("focus", () => this.subjects.select(this.index));
+    input.addEventListener("focus", () => this.subjects.select(this.index, "typing"));
     input.addEventListener("pointerdown", (event) => event.stopPropagation());
   }
 
@@ -118,7 +118,6 @@ export class Row {
   }
 
   focusPhrase() {
-    this.subjects.select(this.index);
     this.phrase.focus();
     this.phrase.select();
   }

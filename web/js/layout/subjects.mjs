@@ -14,6 +14,7 @@ import {
 
 /** @typedef {import("./value.mjs").Box} Box */
 /** @typedef {import("./value.mjs").Subject} Subject */
+/** @typedef {"row" | "typing" | "canvas"} SelectedBy a row's number or a key, a field of a row, the mouse */
 
 export class Subjects {
   /**
@@ -31,6 +32,8 @@ export class Subjects {
     this.fault = null;
     this.corrected = false; // the value differs from what is shown
     this.selected = -1;
+    /** @type {SelectedBy} */
+    this.selectedBy = "canvas";
   }
 
   /** @param {unknown} value */
@@ -76,8 +79,12 @@ export class Subjects {
     return linked.slice(0, MAX_SUBJECTS).map(readBox);
   }
 
-  /** @param {number} index -1 for none */
-  select(index) {
+  /**
+   * @param {number} index -1 for none
+   * @param {SelectedBy} by
+   */
+  select(index, by = "row") {
+    this.selectedBy = by;
     if (this.selected === index) return;
     this.selected = index;
     this.refresh();
@@ -101,6 +108,22 @@ export class Subjects {
     this.selected = Math.min(this.selected, this.list.length - 1);
     this.store(false);
     this.host.onRemove(index);
+  }
+
+  /**
+   * @param {number} index
+   * @returns {boolean} whether it had a box that could be cleared
+   */
+  clearBox(index) {
+    if (!this.boxesEditable || !this.list[index].box) return false;
+    this.list[index].box = null;
+    this.store();
+    return true;
+  }
+
+  clearBoxes() {
+    for (const subject of this.list) subject.box = null;
+    this.store();
   }
 
   /**

@@ -6,10 +6,12 @@
 export const ENGLISH = {
   canvas:
     "Layout. Draw a box for each subject with the mouse. Tab selects a box, arrows move it, " +
-    "Control and arrows resize it, Delete removes it, Enter edits its phrase.",
+    "Control and arrows resize it, Delete clears it, Enter edits its phrase.",
   canvasRole: "layout editor",
   rows: "Subjects",
   presets: "Presets …",
+  boxes: "Boxes",
+  size: "Size",
   oneInTheMiddle: "One in the middle",
   twoSideBySide: "Two side by side",
   twoTouching: "Two side by side, touching",
@@ -22,6 +24,7 @@ export const ENGLISH = {
   hatAndWearer: "Clothing: hat and wearer",
   wearerAndTop: "Clothing: wearer and top",
   wearerAndDress: "Clothing: wearer and dress",
+  clearBoxes: "Clear all boxes",
   snapping: "Snap",
   snappingHint: "Snap to the attention cells (32 pixels)",
   showCells: "Cells",
@@ -48,6 +51,7 @@ export const ENGLISH = {
   noBoxHint: "Draw a box for it on the canvas",
   noPhrase: "(no phrase)",
   missing: "Subject {n} has no {what} yet.",
+  leftOut: "Subject {n} has no reference: a run leaves it out.",
   reference: "reference",
   phraseMissing: "phrase",
   boxMissing: "box",

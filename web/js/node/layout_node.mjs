@@ -8,8 +8,9 @@ import { text } from "../layout/texts.mjs";
 import { afterFrames } from "./frames.mjs";
 import { EditorHolder } from "./holder.mjs";
 import { LastRun } from "./last_run.mjs";
+import { linkOf } from "./links.mjs";
 import { References } from "./references.mjs";
-import { pixels } from "./size.mjs";
+import { pixels, setPixels } from "./size.mjs";
 import { hasReferenceGap, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
@@ -58,6 +59,11 @@ export class LayoutNode {
       size: () => {
         const size = this.lastRun.get()?.size ?? [];
         return [pixels(node, "width", size[0]), pixels(node, "height", size[1])];
+      },
+      sizeEditable: () => !linkOf(node, "width") && !linkOf(node, "height"),
+      resize: (size) => {
+        setPixels(node, size);
+        endUndoStep();
       },
       reference: (index) => this.references.get(index),
       linkedBoxes: () =>
