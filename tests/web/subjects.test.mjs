@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
-import { PRESET_NAMES, PRESETS } from "../../web/js/layout/presets.mjs";
 import { Subjects } from "../../web/js/layout/subjects.mjs";
 import { MAX_SUBJECTS, MAX_WEIGHT, VERSION, writeValue } from "../../web/js/layout/value.mjs";
 
@@ -139,6 +138,19 @@ test("a pasted subject is a selected copy", () => {
   assert.equal(subjects.list[4].box, null);
 });
 
+test("a new reference's subject is the one that waits, or a new one, at its place", () => {
+  subjects.receive(2, null);
+  assert.deepEqual(phrases(), ["a", "b", "", "c"]);
+  assert.equal(subjects.selected, 2);
+  subjects.read(value("a", "b", "c"));
+  subjects.clearBox(2);
+  subjects.receive(1, [0, 0, 1, 1]);
+  assert.deepEqual(written(), ["a", "c", "b"]);
+  assert.deepEqual(subjects.list[1].box, [0, 0, 1, 1]);
+  subjects.move(2, 0);
+  assert.deepEqual(written(), ["b", "a", "c"]);
+});
+
 test("a box is cleared once, and not where it is linked", () => {
   assert.equal(subjects.clearBox(1), true);
   assert.deepEqual(subjects.boxes, [BOX, null, BOX]);
@@ -175,20 +187,4 @@ test("linked boxes are shown as they fit, and not edited", () => {
   assert.deepEqual(subjects.boxes, [[0.1, 0, 0.6, 1], null, BOX]);
   linked = Array(MAX_SUBJECTS + 1).fill(BOX);
   assert.equal(subjects.boxes.length, MAX_SUBJECTS);
-});
-
-test("a preset keeps phrases, weights and further subjects", () => {
-  for (const name of PRESET_NAMES) {
-    subjects.read(value("a", "b", "c"));
-    subjects.setWeight(1, 0.5);
-    subjects.usePreset(name);
-    const count = PRESETS[name].length;
-    assert.deepEqual(phrases().slice(0, 3), ["a", "b", "c"]);
-    assert.equal(subjects.list[1].weight, 0.5);
-    assert.equal(subjects.list.length, Math.max(3, count));
-    assert.deepEqual(subjects.boxes.slice(0, count), PRESETS[name]);
-    for (const box of subjects.boxes.slice(count)) assert.deepEqual(box, BOX);
-  }
-  subjects.list[0].box[0] = 0.125;
-  assert.notEqual(PRESETS[PRESET_NAMES.at(-1)][0][0], 0.125);
 });

@@ -8,6 +8,7 @@ import { gridOf } from "./grid.mjs";
 import { Keys } from "./keys.mjs";
 import { Note } from "./note.mjs";
 import { paint } from "./painting.mjs";
+import { Pictures } from "./pictures.mjs";
 import { Rows } from "./rows.mjs";
 import { Stage } from "./stage.mjs";
 import { Subjects } from "./subjects.mjs";
@@ -29,9 +30,12 @@ export class LayoutEditor {
     this.host = host;
     this.subjects = new Subjects(host, () => this.refresh());
     this.stage = new Stage(host, () => this.paint());
-    this.toolbar = new Toolbar(host, this.subjects, page);
+    this.toolbar = new Toolbar(host, this.subjects, page, () => this.pictures.pick(-1));
     this.note = new Note(host, this.subjects);
-    this.rows = new Rows(host, this.subjects, () => this.stage.focus());
+    this.rows = new Rows(host, this.subjects, {
+      focusCanvas: () => this.stage.focus(),
+      pick: (index) => this.pictures.pick(index),
+    });
     this.gestures = new Gestures(this.stage, this.subjects, host, () =>
       page.snapping ? gridOf(host.size()) : null,
     );
@@ -44,6 +48,17 @@ export class LayoutEditor {
       this.note.spoken,
       this.rows.root,
     );
+    this.pictures = new Pictures({
+      root: this.root,
+      list: this.rows.root,
+      host,
+      stage: this.stage,
+      subjects: this.subjects,
+      gestures: this.gestures,
+      note: this.note,
+    });
+    for (const name of ["pointerdown", "keydown"])
+      this.root.addEventListener(name, () => this.note.say(""), true);
     this.keys = new Keys({
       root: this.root,
       stage: this.stage,

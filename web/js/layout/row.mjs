@@ -7,14 +7,20 @@ import { MAX_LETTERS, MAX_WEIGHT } from "./value.mjs";
 // One clear pixel: without a source the browser would draw its sign of a broken image.
 const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
 
+/**
+ * @typedef {object} Actions
+ * @property {() => void} focusCanvas
+ * @property {(index: number) => void} pick let the user choose the reference
+ */
+
 export class Row {
   /**
    * @param {number} index
    * @param {Pick<import("./host.mjs").Host, "text" | "onChange">} host
    * @param {import("./subjects.mjs").Subjects} subjects
-   * @param {() => void} focusCanvas
+   * @param {Actions} actions
    */
-  constructor(index, { text, onChange }, subjects, focusCanvas) {
+  constructor(index, { text, onChange }, subjects, { focusCanvas, pick }) {
     this.index = index;
     this.text = text;
     this.subjects = subjects;
@@ -23,6 +29,12 @@ export class Row {
     this.weight = this.createWeight();
     this.box = element("span", { className: "msd-place" });
     const number = { n: index + 1 };
+    const choose = textButton("", () => pick(index), {
+      className: "msd-choose",
+      title: text("choose"),
+      "aria-label": text("chooseFor", number),
+    });
+    choose.append(this.thumb);
     const select = textButton(
       String(index + 1),
       () => {
@@ -44,7 +56,7 @@ export class Row {
       "li",
       { className: "msd-row" },
       select,
-      this.thumb,
+      choose,
       this.phrase,
       this.weight,
       this.box,
@@ -110,7 +122,6 @@ export class Row {
     this.thumb.src = image?.src || BLANK;
     this.thumb.dataset.missing = String(!image?.src);
     this.thumb.alt = text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
-    this.thumb.title = this.thumb.alt;
     const kind = region ? "mask" : box ? "box" : "noBox";
     this.box.textContent = text(kind);
     this.box.title = text(`${kind}Hint`);

@@ -7,12 +7,12 @@ export class Rows {
   /**
    * @param {import("./host.mjs").Host} host
    * @param {import("./subjects.mjs").Subjects} subjects
-   * @param {() => void} focusCanvas
+   * @param {import("./row.mjs").Actions} actions
    */
-  constructor(host, subjects, focusCanvas) {
+  constructor(host, subjects, actions) {
     this.host = host;
     this.subjects = subjects;
-    this.focusCanvas = focusCanvas;
+    this.actions = actions;
     /** @type {Row[]} */
     this.rows = [];
     this.root = element("ul", { className: "msd-rows", "aria-label": host.text("rows") });
@@ -25,7 +25,7 @@ export class Rows {
     const before = rows.length;
     for (const row of rows.splice(list.length)) row.root.remove();
     while (rows.length < list.length) {
-      const row = new Row(rows.length, host, subjects, this.focusCanvas);
+      const row = new Row(rows.length, host, subjects, this.actions);
       this.root.append(row.root);
       rows.push(row);
     }

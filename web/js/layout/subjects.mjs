@@ -1,6 +1,7 @@
 // The subjects of a layout and every edit of them. `refresh` is called after each.
 
 import { offsetBox } from "./geometry.mjs";
+import { orderByReferences } from "./order.mjs";
 import { applyPreset } from "./presets.mjs";
 import {
   clamp,
@@ -102,6 +103,27 @@ export class Subjects {
     this.store();
   }
 
+  /**
+   * Take in the subject of a new reference: the first that waits for one and for a box, or a new one.
+   * @param {number} index of the reference
+   * @param {Box | null} box
+   */
+  receive(index, box) {
+    const waiting = this.list.findIndex((subject, i) => i >= index && !subject.box);
+    this.list[waiting < 0 ? this.add() : waiting].box = box;
+    [this.selected, this.selectedBy] = [index, "canvas"];
+    this.move(waiting < 0 ? this.list.length - 1 : waiting, index);
+  }
+
+  /**
+   * @param {number} from
+   * @param {number} to index of the subject that it goes before
+   */
+  move(from, to) {
+    this.list.splice(to, 0, ...this.list.splice(from, 1));
+    this.store(false);
+  }
+
   /** @param {number} index */
   remove(index) {
     this.list.splice(index, 1);
@@ -133,14 +155,8 @@ export class Subjects {
    * @returns {boolean} whether anything moved
    */
   reorder(remaining, count) {
-    const all = this.list.map((_, i) => i);
-    const order = [
-      ...remaining,
-      ...all.filter((i) => i >= count),
-      ...all.filter((i) => i < count && !remaining.includes(i)),
-    ];
-    const same = order.every((from, to) => from === to);
-    if (!this.editable || order.length !== all.length || same) return false;
+    const order = orderByReferences(this.list.length, remaining, count);
+    if (!this.editable || !order) return false;
     this.list = order.map((i) => this.list[i]);
     this.selected = -1;
     this.store();

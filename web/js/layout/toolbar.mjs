@@ -13,8 +13,9 @@ export class Toolbar {
    * @param {Pick<import("./host.mjs").Host, "text" | "size" | "sizeEditable" | "resize">} host
    * @param {import("./subjects.mjs").Subjects} subjects
    * @param {Record<Switch, boolean>} switches
+   * @param {() => void} pick let the user choose pictures
    */
-  constructor(host, subjects, switches) {
+  constructor(host, subjects, switches, pick) {
     this.host = host;
     this.subjects = subjects;
     this.switches = switches;
@@ -28,7 +29,8 @@ export class Toolbar {
       showCells: this.createSwitch("showCells"),
     };
     const { snapping, showCells } = this.buttons;
-    this.root = element("div", { className: "msd-bar" }, this.presets, snapping, showCells);
+    const add = textButton(host.text("add"), pick, { title: host.text("addHint") });
+    this.root = element("div", { className: "msd-bar" }, add, this.presets, snapping, showCells);
   }
 
   createPresets() {

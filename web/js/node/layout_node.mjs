@@ -9,9 +9,10 @@ import { afterFrames } from "./frames.mjs";
 import { EditorHolder } from "./holder.mjs";
 import { LastRun } from "./last_run.mjs";
 import { linkOf } from "./links.mjs";
+import { upload } from "./load_image.mjs";
 import { References } from "./references.mjs";
 import { pixels, setPixels } from "./size.mjs";
-import { hasReferenceGap, sortSockets } from "./sockets.mjs";
+import { hasReferenceGap, referenceLinks, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
 
@@ -66,6 +67,9 @@ export class LayoutNode {
         endUndoStep();
       },
       reference: (index) => this.references.get(index),
+      referenceCount: () => referenceLinks(node).length,
+      upload,
+      giveReference: (index, name) => this.references.give(index, name),
       linkedBoxes: () =>
         sourceOf(node, "boxes") === null ? null : (this.lastRun.get()?.boxes ?? []),
       onChange: endUndoStep,
