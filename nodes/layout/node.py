@@ -209,23 +209,30 @@ class MSDLayout(io.ComfyNode):
             layout = _saved_layout(cls.hidden.extra_pnginfo, unique_id)
         specs = parse_layout(layout)
         linked = None if boxes is None else parse_boxes(boxes, width, height)
-        count = _subject_count(references, None if linked is None else len(linked))
+        count = _subject_count(references, specs, None if linked is None else len(linked))
         warnings = [
             f"Subject {number} has no reference and is left out. Connect reference_{number}, or "
             "remove the subject from the layout."
-            for number in range(count + 1, len(specs) + 1)
+            for number, spec in enumerate(specs[count:], count + 1)
+            if not spec.off
         ]
         specs = _merge(specs, linked, count, regions or {})
-        subjects = []
+        everyone: list[Subject | None] = []  # None: off
         for number, spec in enumerate(specs, 1):
+            if spec.off:
+                everyone.append(None)
+                continue
             subject, found = _read_subject(number, spec, references, reference_masks, regions)
-            subjects.append(subject)
+            everyone.append(subject)
             warnings += found
+        subjects = [subject for subject in everyone if subject is not None]
+        if not subjects:
+            raise ValueError("layout: every subject is off. Switch one on.")
         show_warnings("MSD Layout", unique_id, warnings)
         coverages = [subject.coverage(height, width) for subject in subjects]
         picture, shown_at = draw_collage(subjects, width, height)
         shown = {
-            "boxes": [subject.box for subject in subjects],
+            "boxes": [(subject or spec).box for subject, spec in zip(everyone, specs, strict=True)],
             "linked": linked is not None,
             "size": [width, height],
         }
@@ -243,7 +250,7 @@ class MSDLayout(io.ComfyNode):
             # and sizes of another node. As text: the host takes dictionaries for output files of
             # the job.
             ui={
-                "msd_references": [_save_thumbnail(subject) for subject in subjects],
+                "msd_references": [_save_thumbnail(one) if one else "" for one in everyone],
                 "msd_layout": [json.dumps(shown)],
             },
         )
@@ -321,11 +328,15 @@ def _with_article(phrase: str) -> str:
     return f"{'an' if first[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def _subject_count(references: dict[str, Tensor], linked: int | None) -> int:
-    """How many subjects have a reference, once references and linked boxes agree."""
-    count = len(references)
+def _subject_count(
+    references: dict[str, Tensor], specs: Sequence[SubjectSpec], linked: int | None
+) -> int:
+    """How many subjects have a reference, once references, layout and linked boxes agree."""
+    connected = [name for name, reference in references.items() if reference is not None]
+    count = max(int(name.removeprefix("reference_")) for name in connected)
     for number in range(1, count + 1):
-        if references.get(f"reference_{number}") is None:
+        is_off = number <= len(specs) and specs[number - 1].off
+        if f"reference_{number}" not in connected and not is_off:
             raise ValueError(
                 f"reference_{number} is not connected, a later one is. Connect them without a gap."
             )

@@ -196,6 +196,29 @@ def test_presets_keep_phrases(ui: Ui) -> None:
     assert any("images" in output for output in outputs.values())
 
 
+def test_a_subject_is_switched_off_and_on(ui: Ui) -> None:
+    """The run goes on with the other, and both keep their references."""
+    ui.still()
+    ui.capture()
+    switch = ui.page.get_by_role("switch", name="Subject 1 in the run").locator("visible=true")
+    switch.click()
+    assert ui.subjects == [{**TWO[0], "off": True}, TWO[1]]
+    assert switch.get_attribute("aria-checked") == "false"
+    prompt, outputs = ui.run()
+    assert of_type(prompt, "MSDLayout")["layout"]["subjects"][0]["off"] is True
+    ((_, second),) = (o["msd_references"] for o in outputs.values() if "msd_references" in o)
+    assert second and any("images" in output for output in outputs.values())
+    ui.shot("a subject that is off")
+    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    ui.load(saved)
+    assert ui.subjects[0]["off"] is True
+    switch.click()
+    assert ui.subjects == TWO
+    for number in (1, 2):
+        ui.page.get_by_role("switch", name=f"Subject {number} in").locator("visible=true").click()
+    assert ui.note() == "Every subject is off. Switch one on."
+
+
 def test_all_boxes_are_cleared_and_come_back(ui: Ui) -> None:
     ui.still()
     ui.capture()

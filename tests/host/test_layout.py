@@ -1,5 +1,6 @@
 """MSD Layout: its outputs, boxes, references and masks; each refusal with its message."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ REFUSED = [
     ([], "layout must be an object"),
     ({"version": 1}, "layout must be an object"),
     ({"version": 7, "subjects": []}, "layout has version 7, this pack reads version 1"),
+    (layout({**CAT, "off": 1}), "layout, subject 1: off must be true or false, got 1"),
     (layout("cat"), "layout, subject 1 must be an object"),
     (layout(CAT, {**CUP, "phrase": 3}), "layout, subject 2: phrase must be text, got 3"),
     (
@@ -242,6 +244,27 @@ def test_a_subject_without_reference_is_left_out(
             f"Subject {number} has no reference and is left out. Connect reference_{number}, or "
             "remove the subject from the layout." in caplog.text
         )
+
+
+def test_a_subject_that_is_off_is_left_out(lay_out: Any, pack: Any) -> None:
+    """The others keep their sockets; its own need nothing connected."""
+    off = {**CAT, "off": True}
+    images = [noise_image(number) for number in range(3)]
+    out = lay_out(layout(CUP, off, CAT), *images)
+    first, second = out.args[0].subjects
+    assert (first.phrase, second.phrase, out.args[8]) == ("cup", "cat", "a cup and a cat")
+    assert torch.equal(second.references, images[2])
+    assert out.args[1].shape[0] == len(out.args[2][0]) == 2
+    assert out.ui["msd_references"][1] == "" and all(out.ui["msd_references"][::2])
+    shown = json.loads(out.ui["msd_layout"][0])["boxes"]
+    assert shown == [CUP["box"], CAT["box"], CAT["box"]], "the editor counts every subject"
+    linked = lay_out(layout(CUP, off, CAT), *images, boxes="0,0,1,1; 0,0,.5,1; 0,0,.5,.5")[0]
+    assert [s.box for s in linked.subjects] == [(0, 0, 1, 1), (0, 0, 0.5, 0.5)]
+    references = {"reference_1": images[0], "reference_3": images[2]}
+    without = pack.MSDLayout.execute(references, 64, 32, layout=layout(CUP, off, CAT))
+    assert [s.phrase for s in without.args[0].subjects] == ["cup", "cat"]
+    with pytest.raises(ValueError, match="layout: every subject is off"):
+        lay_out(layout(off), images[0])
 
 
 def test_a_reference_without_a_subject(lay_out: Any) -> None:

@@ -132,7 +132,9 @@ export class Gestures {
   giveSubject(drag) {
     const { subjects } = this;
     const { index, by } = drag.before;
-    const waiting = subjects.list.findIndex(({ box }, i) => !box && !this.host.reference(i).region);
+    const waiting = subjects.list.findIndex(
+      ({ box, off }, i) => !box && !off && !this.host.reference(i).region,
+    );
     const own = by === "row" || (by === "typing" && waiting < 0) ? index : waiting;
     if (own < 0 && subjects.full) return false;
     drag.added = own < 0;

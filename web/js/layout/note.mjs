@@ -73,8 +73,10 @@ export class Note {
       };
     if (!subjects.boxesEditable)
       return { words: text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown") };
+    if (list.length && list.every(({ off }) => off)) return { words: text("allOff") };
     const withReference = list.findLastIndex((_, i) => this.host.reference(i).linked) + 1;
-    for (const i of list.keys()) {
+    for (const [i, { off }] of list.entries()) {
+      if (off) continue;
       if (withReference > 0 && i >= withReference) return { words: text("leftOut", { n: i + 1 }) };
       const missing = this.missingOf(i);
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };

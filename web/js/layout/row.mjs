@@ -1,6 +1,6 @@
 // One subject's row: number, reference, phrase, weight, whether it has a box, remove.
 
-import { colourOf } from "./colours.mjs";
+import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { element, textButton } from "./elements.mjs";
 import { MAX_LETTERS, MAX_WEIGHT } from "./value.mjs";
 
@@ -44,6 +44,13 @@ export class Row {
       { className: "msd-chip", "aria-label": text("selectSubject", number) },
     );
     select.style.background = colourOf(index);
+    select.style.color = inkOn(index);
+    select.dataset.hatched = String(isHatched(index));
+    this.on = textButton("", () => subjects.toggle(index), {
+      className: "msd-button msd-on",
+      role: "switch",
+      "aria-label": text("onOf", number),
+    });
     const remove = textButton(
       "×",
       () => {
@@ -58,9 +65,15 @@ export class Row {
       select,
       choose,
       this.phrase,
-      this.weight,
-      this.box,
+      this.on,
       remove,
+      element(
+        "label",
+        { className: "msd-label", title: text("weightHint") },
+        element("span", { textContent: text("weight") }),
+        this.weight,
+      ),
+      this.box,
     );
   }
 
@@ -90,7 +103,6 @@ export class Row {
       min: "0",
       max: String(MAX_WEIGHT),
       step: "0.05",
-      title: text("weightHint"),
       "aria-label": text("weightOf", { n: index + 1 }),
     });
     weight.addEventListener("change", () => {
@@ -112,13 +124,17 @@ export class Row {
    * @param {import("./value.mjs").Box | null | undefined} box
    * @param {import("./host.mjs").Reference} reference
    */
-  refresh({ phrase, weight }, box, { linked, image, region }) {
+  refresh({ phrase, weight, off }, box, { linked, image, region }) {
     const { text, index } = this;
     this.root.setAttribute("aria-current", String(index === this.subjects.selected));
     if (this.phrase.value !== phrase) this.phrase.value = phrase;
     // A weight that is being typed stays; one that is set from elsewhere, as by undo, is shown.
     if (this.weight.dataset.shown !== String(weight))
       this.weight.dataset.shown = this.weight.value = String(weight);
+    this.root.dataset.off = String(Boolean(off));
+    this.on.setAttribute("aria-checked", String(!off));
+    this.on.textContent = text(off ? "off" : "on");
+    this.on.title = text(off ? "offHint" : "onHint");
     this.thumb.src = image?.src || BLANK;
     this.thumb.dataset.missing = String(!image?.src);
     this.thumb.alt = text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });

@@ -15,6 +15,7 @@ export class Rows {
     this.actions = actions;
     /** @type {Row[]} */
     this.rows = [];
+    this.shown = -1; // index of the row that was scrolled to
     this.root = element("ul", { className: "msd-rows", "aria-label": host.text("rows") });
   }
 
@@ -30,7 +31,31 @@ export class Rows {
       rows.push(row);
     }
     for (const [i, row] of rows.entries()) row.refresh(list[i], boxes[i], host.reference(i));
+    this.showSelected();
     return rows.length !== before;
+  }
+
+  /** Scroll to the selected row; scrollIntoView would move the page too. */
+  showSelected() {
+    const { selected } = this.subjects;
+    if (selected === this.shown) return;
+    this.shown = selected;
+    const row = this.rows[selected]?.root;
+    if (!row) return;
+    const { root } = this;
+    const top = row.offsetTop - root.offsetTop;
+    const least = top + row.offsetHeight - root.clientHeight;
+    root.scrollTop = Math.min(top, Math.max(least, root.scrollTop));
+  }
+
+  /**
+   * Whether the wheel scrolls the rows.
+   * @param {WheelEvent} event
+   */
+  takesWheel({ target, ctrlKey }) {
+    const { root } = this;
+    const inside = target instanceof Node && root.contains(target);
+    return inside && !ctrlKey && root.scrollHeight > root.clientHeight;
   }
 
   /** @param {number} index */

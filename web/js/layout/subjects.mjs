@@ -182,6 +182,17 @@ export class Subjects {
     this.store();
   }
 
+  /**
+   * Leave a subject out of the run, or take it in again.
+   * @param {number} index
+   */
+  toggle(index) {
+    const subject = this.list[index];
+    if (subject.off) delete subject.off;
+    else subject.off = true;
+    this.store();
+  }
+
   /** @param {import("./presets.mjs").PresetName} name */
   usePreset(name) {
     this.list = applyPreset(this.list, name);

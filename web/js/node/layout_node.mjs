@@ -102,14 +102,15 @@ export class LayoutNode {
     return Boolean(this.editor.root.closest(".graph-canvas-container"));
   }
 
-  /** The wheel zooms the graph, as everywhere else in it. */
+  /** The wheel zooms the graph, as everywhere else in it, where it doesn't scroll the rows. */
   forwardWheel() {
     this.editor.root.addEventListener(
       "wheel",
       (event) => {
         if (!this.isInGraph()) return;
-        event.preventDefault();
         event.stopPropagation();
+        if (this.editor.rows.takesWheel(event)) return;
+        event.preventDefault();
         app.canvas.processMouseWheel(event);
       },
       { passive: false },
