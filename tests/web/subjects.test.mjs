@@ -60,6 +60,9 @@ test("each edit is written, shown and one undo step", () => {
     () => subjects.usePreset("threeInARow"),
     () => subjects.toggle(1),
     () => subjects.toggle(1),
+    () => subjects.setBox(1, [0, 0, 1, 1]),
+    () => subjects.swapBoxes(0, 1),
+    () => subjects.useLayout([subject("d")]),
     () => subjects.clearBox(1),
     () => subjects.clearBoxes(),
     () => subjects.paste(subject("d")),
@@ -109,15 +112,6 @@ test("subjects go with their references, those without one to the end", () => {
   assert.deepEqual(written(), ["c", "b", "a"]);
 });
 
-test("subjects stay where no reference has moved, or the references don't fit", () => {
-  assert.equal(subjects.reorder([0, 1, 2], 3), false);
-  assert.equal(subjects.reorder([0, 1], 2), false); // the third never had one
-  assert.equal(subjects.reorder([0, 0, 1], 3), false); // one reference twice
-  assert.equal(subjects.reorder([4, 0], 5), false);
-  assert.deepEqual(phrases(), ["a", "b", "c"]);
-  assert.deepEqual(calls, []);
-});
-
 test("references get subjects, no more than fit", () => {
   subjects.addUpTo(2);
   assert.deepEqual(calls, []);
@@ -151,6 +145,13 @@ test("a new reference's subject is the one that waits, or a new one, at its plac
   assert.deepEqual(subjects.list[1].box, [0, 0, 1, 1]);
   subjects.move(2, 0);
   assert.deepEqual(written(), ["b", "a", "c"]);
+});
+
+test("a layout's subjects take the place of the first ones", () => {
+  subjects.useLayout([subject("d", [0, 0, 1, 1])]);
+  assert.deepEqual(written(), ["d", "b", "c"]);
+  subjects.swapBoxes(0, 2);
+  assert.deepEqual(subjects.boxes, [BOX, BOX, [0, 0, 1, 1]]);
 });
 
 test("a box is cleared once, and not where it is linked", () => {

@@ -37,10 +37,12 @@ function layoutWidget(node, name, data) {
   return { widget, minWidth: MIN_WIDTH + 20, minHeight: 420 };
 }
 
-const style = document.createElement("link");
-style.rel = "stylesheet";
-style.href = new URL("./layout/layout.css", import.meta.url).href;
-document.head.append(style);
+for (const name of ["layout", "menu"]) {
+  const style = document.createElement("link");
+  style.rel = "stylesheet";
+  style.href = new URL(`./layout/${name}.css`, import.meta.url).href;
+  document.head.append(style);
+}
 
 app.registerExtension({
   name: "ms_diffusion.layout",

@@ -2,10 +2,12 @@
 // nothing of ComfyUI; what it needs of its node comes as `host`. Text from a workflow is shown by
 // textContent, value and fillText only, never as HTML.
 
+import { Clipboard } from "./clipboard.mjs";
 import { element } from "./elements.mjs";
 import { Gestures } from "./gestures.mjs";
 import { gridOf } from "./grid.mjs";
 import { Keys } from "./keys.mjs";
+import { Menu } from "./menu.mjs";
 import { Note } from "./note.mjs";
 import { paint } from "./painting.mjs";
 import { Pictures } from "./pictures.mjs";
@@ -18,11 +20,10 @@ import { Toolbar } from "./toolbar.mjs";
  * @typedef {object} PageState what all editors of the page share, as undo creates editors again
  * @property {boolean} snapping whether boxes snap to the grid
  * @property {boolean} showCells whether the cells that a box covers are shown
- * @property {import("./value.mjs").Subject | null} clipboard a subject that was copied
  */
 
 /** @type {PageState} */
-const page = { snapping: false, showCells: false, clipboard: null };
+const page = { snapping: false, showCells: false };
 
 export class LayoutEditor {
   /** @param {import("./host.mjs").Host} host */
@@ -48,6 +49,8 @@ export class LayoutEditor {
       this.note.spoken,
       this.rows.root,
     );
+    const { canvas } = this.stage;
+    this.clipboard = new Clipboard(host, this.subjects, this.note);
     this.pictures = new Pictures({
       root: this.root,
       list: this.rows.root,
@@ -56,6 +59,14 @@ export class LayoutEditor {
       subjects: this.subjects,
       gestures: this.gestures,
       note: this.note,
+      clipboard: this.clipboard,
+    });
+    this.menu = new Menu({
+      root: this.root,
+      host,
+      subjects: this.subjects,
+      clipboard: this.clipboard,
+      indexAt: (event) => this.pictures.indexAt(event),
     });
     for (const name of ["pointerdown", "keydown"])
       this.root.addEventListener(name, () => this.note.say(""), true);
@@ -66,9 +77,8 @@ export class LayoutEditor {
       gestures: this.gestures,
       focusPhrase: (index) => this.rows.focusPhrase(index),
       onChange: host.onChange,
-      page,
+      clipboard: this.clipboard,
     });
-    const { canvas } = this.stage;
     canvas.addEventListener("dblclick", (event) =>
       this.rows.focusPhrase(this.gestures.hit(event)?.index ?? -1),
     );

@@ -1,4 +1,5 @@
-// Pictures that are dropped, pasted or picked: each becomes the reference of a subject.
+// Pictures that are dropped, pasted or picked: each becomes the reference of a subject. Text that is
+// pasted goes to the clipboard's reader.
 
 import { element } from "./elements.mjs";
 import { describeOthers, sortFiles } from "./picture_files.mjs";
@@ -19,14 +20,16 @@ export class Pictures {
    * @param {import("./subjects.mjs").Subjects} parts.subjects
    * @param {import("./gestures.mjs").Gestures} parts.gestures
    * @param {import("./note.mjs").Note} parts.note
+   * @param {import("./clipboard.mjs").Clipboard} parts.clipboard
    */
-  constructor({ root, list, host, stage, subjects, gestures, note }) {
+  constructor({ root, list, host, stage, subjects, gestures, note, clipboard }) {
     this.list = list;
     this.host = host;
     this.stage = stage;
     this.subjects = subjects;
     this.gestures = gestures;
     this.note = note;
+    this.clipboard = clipboard;
     root.addEventListener("dragover", (event) => this.onDragOver(event));
     root.addEventListener("dragleave", () => gestures.hover(-1));
     root.addEventListener("drop", (event) => this.onDrop(event));
@@ -58,11 +61,12 @@ export class Pictures {
   /** @param {ClipboardEvent} event */
   onPaste(event) {
     const files = [...(event.clipboardData?.files ?? [])];
-    const typing = event.target instanceof HTMLInputElement;
-    if (!files.length || (typing && event.clipboardData?.types.includes("text/plain"))) return;
+    const text = event.clipboardData?.getData("text/plain") ?? "";
+    if (text && event.target instanceof HTMLInputElement) return; // it is typed
+    if (files.length) this.take(files, null, this.rowAt(event));
+    else if (!this.subjects.editable || !this.clipboard.take(text)) return;
     event.preventDefault();
     event.stopPropagation();
-    this.take(files, null, this.rowAt(event));
   }
 
   /**
@@ -119,7 +123,7 @@ export class Pictures {
   space() {
     const { list } = this.subjects;
     const linked = this.host.referenceCount();
-    return MAX_SUBJECTS - list.filter(({ box }, i) => box || i < linked).length;
+    return MAX_SUBJECTS - list.filter(({ box, off }, i) => box || off || i < linked).length;
   }
 
   /**

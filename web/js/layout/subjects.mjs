@@ -109,7 +109,7 @@ export class Subjects {
    * @param {Box | null} box
    */
   receive(index, box) {
-    const waiting = this.list.findIndex((subject, i) => i >= index && !subject.box);
+    const waiting = this.list.findIndex(({ box: own, off }, i) => i >= index && !own && !off);
     this.list[waiting < 0 ? this.add() : waiting].box = box;
     [this.selected, this.selectedBy] = [index, "canvas"];
     this.move(waiting < 0 ? this.list.length - 1 : waiting, index);
@@ -141,6 +141,31 @@ export class Subjects {
     this.list[index].box = null;
     this.store();
     return true;
+  }
+
+  /**
+   * @param {number} index
+   * @param {Box} box
+   */
+  setBox(index, box) {
+    this.list[index].box = box;
+    this.store();
+  }
+
+  /**
+   * @param {number} index
+   * @param {number} other
+   */
+  swapBoxes(index, other) {
+    const [one, two] = [this.list[index], this.list[other]];
+    [one.box, two.box] = [two.box, one.box];
+    this.store();
+  }
+
+  /** Take in a layout's subjects; what they belong to, and those beyond them, stay. @param {Subject[]} list */
+  useLayout(list) {
+    this.list = [...list, ...this.list.slice(list.length)];
+    this.store();
   }
 
   clearBoxes() {
