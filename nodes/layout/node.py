@@ -325,7 +325,7 @@ def _with_article(phrase: str) -> str:
     plural = words[-1].endswith("s") and not words[-1].endswith(("ss", "us", "is"))
     if plural or first.lower() in _DETERMINERS or not re.match("[a-z]", first):
         return phrase
-    return f"{'an' if first[0] in 'aeiou' else 'a'} {phrase}"
+    return f"{'an' if re.match('(?!eu|uni|use)[aeiou]', first) else 'a'} {phrase}"
 
 
 def _subject_count(

@@ -39,6 +39,7 @@ def test_outputs(lay_out: Any) -> None:
         (["cat"], "a cat"),
         (["", " "], ""),
         (["cat", "", "orange cup"], "a cat and an orange cup"),
+        (["umbrella", "unicorn"], "an umbrella and a unicorn"),
         (["cat", "apple", "red backpack"], "a cat, an apple and a red backpack"),
         (["my dog", "the sky", "Two birds"], "my dog, the sky and Two birds"),
         (["red glasses", "dress", "bus"], "red glasses, a dress and a bus"),

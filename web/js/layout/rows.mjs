@@ -48,16 +48,6 @@ export class Rows {
     root.scrollTop = Math.min(top, Math.max(least, root.scrollTop));
   }
 
-  /**
-   * Whether the wheel scrolls the rows.
-   * @param {WheelEvent} event
-   */
-  takesWheel({ target, ctrlKey }) {
-    const { root } = this;
-    const inside = target instanceof Node && root.contains(target);
-    return inside && !ctrlKey && root.scrollHeight > root.clientHeight;
-  }
-
   /** @param {number} index */
   focusPhrase(index) {
     this.rows[index]?.focusPhrase();

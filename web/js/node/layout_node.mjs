@@ -15,6 +15,7 @@ import { pixels, setPixels } from "./size.mjs";
 import { hasReferenceGap, referenceLinks, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
+import "./wheel.mjs";
 
 const MAX_WAITS = 30; // for the host to move links, two frames each
 // Property of the node that holds a copy of the value. A front end that doesn't load our files saves
@@ -102,15 +103,14 @@ export class LayoutNode {
     return Boolean(this.editor.root.closest(".graph-canvas-container"));
   }
 
-  /** The wheel zooms the graph, as everywhere else in it, where it doesn't scroll the rows. */
+  /** The wheel zooms the graph, as everywhere else in it. */
   forwardWheel() {
     this.editor.root.addEventListener(
       "wheel",
       (event) => {
         if (!this.isInGraph()) return;
-        event.stopPropagation();
-        if (this.editor.rows.takesWheel(event)) return;
         event.preventDefault();
+        event.stopPropagation();
         app.canvas.processMouseWheel(event);
       },
       { passive: false },
