@@ -506,6 +506,11 @@ def test_an_aspect_is_the_layouts_and_the_latents(ui: Ui) -> None:
     ui.element("select").select_option("3:4")
     assert ui.size() == (192, 320)
     ui.until(lambda: "192 / 320" in ui.element(".msd-stage").get_attribute("style"))
+    ui.still()
+    ui.click(0.99, 0.99)
+    ui.press("Control+z")
+    ui.until(lambda: ui.size() == (128, 128))
+    ui.element("select").select_option("3:4")
     prompt, outputs = ui.run()
     (picture,) = (o["images"][0] for o in outputs.values() if "images" in o)
     assert of_type(prompt, "EmptyLatentImage")["width"][1] == 6
@@ -513,10 +518,6 @@ def test_an_aspect_is_the_layouts_and_the_latents(ui: Ui) -> None:
     shown += "return [i.naturalWidth, i.naturalHeight]; }"
     view = f"/view?filename={picture['filename']}&type={picture['type']}"
     assert ui.page.evaluate(shown, view + f"&subfolder={picture['subfolder']}") == [192, 320]
-    ui.still()
-    ui.click(0.99, 0.99)
-    ui.press("Control+z")
-    ui.until(lambda: ui.size() == (128, 128))
     ui.node(
         """const number = LiteGraph.createNode('PrimitiveInt');
         app.canvas.graph.add(number);

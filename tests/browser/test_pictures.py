@@ -211,7 +211,9 @@ def test_more_pictures_than_subjects(ui: Ui, tmp_path: Path) -> None:
     paths = [tmp_path / f"picture {number}.png" for number in range(50)]
     for number, path in enumerate(paths):
         Image.new("RGB", (16, 16), (number * 5, 90, 200)).save(path)
-    drop(ui, ui.at(0.5, 0.1), *paths)
+    above = ui.at(0.5, 0.1)
+    drop(ui, above, *paths[:9])
+    drop(ui, above, *paths[9:])  # while the first ones are still taken
     ui.until(lambda: len(references(ui)) == 16)
     ui.until(lambda: ui.note() == "There can be 16 subjects; left out: 36.")
     ui.still()

@@ -30,6 +30,7 @@ export class Pictures {
     this.gestures = gestures;
     this.note = note;
     this.clipboard = clipboard;
+    this.taken = Promise.resolve(); // when all files so far are taken
     root.addEventListener("dragover", (event) => this.onDragOver(event));
     root.addEventListener("dragleave", () => gestures.hover(-1));
     root.addEventListener("drop", (event) => this.onDrop(event));
@@ -102,10 +103,20 @@ export class Pictures {
    * @param {Point | null} at where the box of a single one goes
    * @param {number} index of the subject, -1 for none
    */
-  async take(files, at, index) {
+  take(files, at, index) {
+    const replaced = files.length === 1 ? this.subjects.list[index] : undefined;
+    const next = () => this.takeNow(files, at, replaced);
+    this.taken = this.taken.then(next, next); // one drop after another
+  }
+
+  /**
+   * @param {File[]} files
+   * @param {Point | null} at
+   * @param {import("./value.mjs").Subject | undefined} replaced whose picture is replaced
+   */
+  async takeNow(files, at, replaced) {
     const { host, note, subjects } = this;
     if (!subjects.editable) return;
-    const replaced = files.length === 1 ? subjects.list[index] : undefined;
     const { pictures, others } = await sortFiles(files);
     const words = describeOthers(host.text, others);
     const space = replaced ? 1 : this.space();
