@@ -64,8 +64,8 @@ export class LayoutNode {
       },
       sizeEditable: () => !linkOf(node, "width") && !linkOf(node, "height"),
       resize: (size) => {
+        holdUndoStep(); // the node's height follows
         setPixels(node, size);
-        endUndoStep();
       },
       reference: (index) => this.references.get(index),
       referenceCount: () => referenceLinks(node).length,
