@@ -38,8 +38,9 @@ def use_micro_files(prompt: dict[str, Any], width: int, height: int, steps: int)
         inputs |= {k: FILES[v] for k, v in inputs.items() if isinstance(v, str) and v in FILES}
         if node["class_type"] == "LoadImage" and title.startswith("Reference "):
             inputs["image"] = f"reference_{title.split()[1].rstrip(',')}.png"
-        if "width" in inputs:
-            inputs |= {"width": width, "height": height}
+        for name, pixels in (("width", width), ("height", height)):
+            if isinstance(inputs.get(name), int):  # not the layout's by a link
+                inputs[name] = pixels
         if "steps" in inputs:
             inputs["steps"] = steps
     return prompt

@@ -22,11 +22,13 @@ class SubjectSpec:
     phrase: str | None
     box: Box
     weight: float = 1.0
+    off: bool = False  # left out of the run
 
 
 def parse_layout(layout: Any) -> list[SubjectSpec]:
     """The subjects of a layout value: `{"version": 1, "subjects": [{"phrase": str, "box":
-    [x0, y0, x1, y1] in 0..1, "weight": number}]}`. Box null, missing or all zeros: no box.
+    [x0, y0, x1, y1] in 0..1, "weight": number, "off": bool}]}`. Box null, missing or all zeros: no
+    box.
 
     Raises:
         ValueError: says which subject and what is wrong with it.
@@ -60,7 +62,10 @@ def parse_layout(layout: Any) -> list[SubjectSpec]:
             )
         box = subject.get("box")
         box = NO_BOX if box is None else _normalised_box(box, where)
-        specs.append(SubjectSpec(phrase, box, float(weight)))
+        off = subject.get("off", False)
+        if not isinstance(off, bool):
+            raise ValueError(f"{where}: off must be true or false, got {_shown(off)}.")
+        specs.append(SubjectSpec(phrase, box, float(weight), off))
     return specs
 
 

@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from .references import inversion_warnings, read_reference_masks, read_reference
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/node/layout_node.mjs names it
 THUMBNAIL_EDGE = 128  # pixels of the longer edge
+_DETERMINERS = {
+    *("a", "an", "the", "this", "that", "these", "those", "some", "several", "many"),
+    *("my", "your", "his", "her", "its", "our", "their"),
+    *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+}
 
 
 @io.comfytype(io_type="MSD_LAYOUT")
@@ -153,6 +159,16 @@ class MSDLayout(io.ComfyNode):
                 io.Mask.Output(
                     display_name="collage_mask", tooltip="White where the collage shows a subject."
                 ),
+                io.Int.Output(
+                    display_name="width", tooltip="Width of the picture, for its latent."
+                ),
+                io.Int.Output(
+                    display_name="height", tooltip="Height of the picture, for its latent."
+                ),
+                io.String.Output(
+                    display_name="phrases",
+                    tooltip='The subjects in words, as "a cat and a cup", for a prompt.',
+                ),
             ],
         )
 
@@ -192,31 +208,30 @@ class MSDLayout(io.ComfyNode):
             layout = _saved_layout(cls.hidden.extra_pnginfo, unique_id)
         specs = parse_layout(layout)
         linked = None if boxes is None else parse_boxes(boxes, width, height)
-        count = _subject_count(references, len(specs), None if linked is None else len(linked))
+        count = _subject_count(references, specs, None if linked is None else len(linked))
+        warnings = [
+            f"Subject {number} has no reference and is left out. Connect reference_{number}, or "
+            "remove the subject from the layout."
+            for number, spec in enumerate(specs[count:], count + 1)
+            if not spec.off
+        ]
         specs = _merge(specs, linked, count, regions or {})
-        subjects, warnings = [], []
+        everyone: list[Subject | None] = []  # None: off
         for number, spec in enumerate(specs, 1):
-            socket, mask_socket = f"reference_{number}", f"reference_mask_{number}"
-            images, alpha = read_references(references[socket], socket)
-            mask = (reference_masks or {}).get(mask_socket)
-            masks = read_reference_masks(mask, alpha, images, number)
-            warnings += inversion_warnings(masks, number, connected=mask is not None)
-            region = read_region((regions or {}).get(f"region_{number}"), f"region_{number}")
-            subjects.append(
-                Subject(
-                    phrase=(spec.phrase or "").strip(),
-                    box=spec.box if region is None else mask_box(region),
-                    weight=spec.weight,
-                    references=images,
-                    reference_masks=masks,
-                    region=region,
-                )
-            )
+            if spec.off:
+                everyone.append(None)
+                continue
+            subject, found = _read_subject(number, spec, references, reference_masks, regions)
+            everyone.append(subject)
+            warnings += found
+        subjects = [subject for subject in everyone if subject is not None]
+        if not subjects:
+            raise ValueError("layout: every subject is off. Switch one on.")
         show_warnings("MSD Layout", unique_id, warnings)
         laid_out = Subjects(tuple(subjects), size=(width, height))
         picture, shown_at = draw_collage(subjects, width, height)
         shown = {
-            "boxes": [subject.box for subject in subjects],
+            "boxes": [(subject or spec).box for subject, spec in zip(everyone, specs, strict=True)],
             "linked": linked is not None,
             "size": [width, height],
         }
@@ -227,11 +242,14 @@ class MSDLayout(io.ComfyNode):
             draw_layout(subjects, width, height),
             picture[None],
             shown_at[None],
+            width,
+            height,
+            _in_words(subject.phrase for subject in subjects),
             # For the editor, which can't see references that are processed on their way, nor boxes
             # and sizes of another node. As text: the host takes dictionaries for output files of
             # the job.
             ui={
-                "msd_references": [_save_thumbnail(subject) for subject in subjects],
+                "msd_references": [_save_thumbnail(one) if one else "" for one in everyone],
                 "msd_layout": [json.dumps(shown)],
             },
         )
@@ -269,19 +287,58 @@ def _save_thumbnail(subject: Subject) -> str:
     return name
 
 
-def _subject_count(references: dict[str, Tensor], in_layout: int, linked: int | None) -> int:
-    """How many subjects there are, once references, layout and linked boxes agree."""
-    count = len(references)
+def _read_subject(
+    number: int,
+    spec: SubjectSpec,
+    references: dict[str, Tensor],
+    reference_masks: dict[str, Tensor] | None,
+    regions: dict[str, Tensor] | None,
+) -> tuple[Subject, list[str]]:
+    """A subject with what its sockets give, and what the node should say of it."""
+    socket = f"reference_{number}"
+    images, alpha = read_references(references[socket], socket)
+    mask = (reference_masks or {}).get(f"reference_mask_{number}")
+    masks = read_reference_masks(mask, alpha, images, number)
+    region = read_region((regions or {}).get(f"region_{number}"), f"region_{number}")
+    subject = Subject(
+        phrase=(spec.phrase or "").strip(),
+        box=spec.box if region is None else mask_box(region),
+        weight=spec.weight,
+        references=images,
+        reference_masks=masks,
+        region=region,
+    )
+    return subject, inversion_warnings(masks, number, connected=mask is not None)
+
+
+def _in_words(phrases: Iterable[str]) -> str:
+    """Phrases as a prompt lists them: "a cat, an apple and a cup"."""
+    *first, last = [_with_article(phrase) for phrase in phrases if phrase] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _with_article(phrase: str) -> str:
+    """An English noun with its article; names, plurals, other languages and what has a determiner
+    of its own stay as they are."""
+    first, *_ = words = phrase.split()
+    plural = words[-1].endswith("s") and not words[-1].endswith(("ss", "us", "is"))
+    if plural or first.lower() in _DETERMINERS or not re.match("[a-z]", first):
+        return phrase
+    return f"{'an' if re.match('(?!eu|uni|use)[aeiou]', first) else 'a'} {phrase}"
+
+
+def _subject_count(
+    references: dict[str, Tensor], specs: Sequence[SubjectSpec], linked: int | None
+) -> int:
+    """How many subjects have a reference, once references, layout and linked boxes agree."""
+    connected = [name for name, reference in references.items() if reference is not None]
+    count = max(int(name.removeprefix("reference_")) for name in connected)
     for number in range(1, count + 1):
-        if references.get(f"reference_{number}") is None:
+        is_off = number <= len(specs) and specs[number - 1].off
+        if f"reference_{number}" not in connected and not is_off:
             raise ValueError(
                 f"reference_{number} is not connected, a later one is. Connect them without a gap."
             )
-    if in_layout > count:
-        raise ValueError(
-            f"layout: subject {in_layout} has no reference. Connect reference_{count + 1}, or "
-            "remove the subject from the layout."
-        )
     if linked is not None and linked != count:
         raise ValueError(f"boxes: got {linked} for {count} references. There must be one for each.")
     return count

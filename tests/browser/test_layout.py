@@ -53,7 +53,7 @@ def test_the_cursor_of_overlapping_boxes(ui: Ui) -> None:
     ui.page.keyboard.down("Alt")
     ui.click(0.5, 0.5)
     ui.page.keyboard.up("Alt")
-    ui.press("Delete")
+    ui.press("Delete", "Delete")  # its box, then the subject
     assert [s["phrase"] for s in ui.subjects] == ["cat"]
     ui.drag((0.45, 0.35), (0.65, 0.6), keys=["Shift"])
     assert near(ui.subjects[1]["box"], (0.45, 0.35, 0.65, 0.6), 0.01)
@@ -71,6 +71,8 @@ def test_keyboard(ui: Ui) -> None:
     assert near(ui.subjects[1]["box"], (0.55, 0.1875, 0.95, 0.6875), 1e-4)
     ui.press("Control+d")
     assert ui.subjects[2]["phrase"] == "heart" and ui.subjects[2]["box"] != ui.subjects[1]["box"]
+    ui.press("Delete")
+    assert ui.subjects[2] == subject("heart")
     ui.press("Delete")
     assert len(ui.subjects) == 2
     ui.press("1", "Control+c", "Control+v")
@@ -175,16 +177,85 @@ def test_snapping_and_cells(ui: Ui) -> None:
 
 def test_presets_keep_phrases(ui: Ui) -> None:
     presets = ui.element("select")
-    names = presets.locator("option").evaluate_all("all => all.map((o) => o.value).filter(Boolean)")
+    group = presets.locator("optgroup").first
+    names = group.locator("option").evaluate_all("all => all.map((o) => o.value)")
     assert len(names) >= 9
     for name in names:
         presets.select_option(name)
         assert [s["phrase"] for s in ui.subjects[:2]] == ["star", "heart"]
+        if name == "clearBoxes":
+            assert not any(s["box"] for s in ui.subjects)
+            continue
         assert all(s["box"] for s in ui.subjects[: 1 if name.startswith("one") else 2])
     presets.select_option("threeInARow")
     assert [s["box"][0] for s in ui.subjects[:3]] == [0, 0.35, 0.65]
-    assert "Subject 3 has no reference, phrase" in ui.note()
+    assert "Subject 3 has no reference: a run leaves it out" in ui.note()
     ui.shot("preset three in a row")
+    prompt, outputs = ui.run()
+    assert len(of_type(prompt, "MSDLayout")["layout"]["subjects"]) > 2
+    assert any("images" in output for output in outputs.values())
+
+
+def test_a_subject_is_switched_off_and_on(ui: Ui) -> None:
+    """The run goes on with the other, and both keep their references."""
+    ui.still()
+    ui.capture()
+    switch = ui.page.get_by_role("switch", name="Subject 1 in the run").locator("visible=true")
+    switch.click()
+    assert ui.subjects == [{**TWO[0], "off": True}, TWO[1]]
+    assert switch.get_attribute("aria-checked") == "false"
+    prompt, outputs = ui.run()
+    assert of_type(prompt, "MSDLayout")["layout"]["subjects"][0]["off"] is True
+    ((_, second),) = (o["msd_references"] for o in outputs.values() if "msd_references" in o)
+    assert second and any("images" in output for output in outputs.values())
+    ui.shot("a subject that is off")
+    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    ui.load(saved)
+    assert ui.subjects[0]["off"] is True
+    switch.click()
+    assert ui.subjects == TWO
+    for number in (1, 2):
+        ui.page.get_by_role("switch", name=f"Subject {number} in").locator("visible=true").click()
+    assert ui.note() == "Every subject is off. Switch one on."
+
+
+def test_all_boxes_are_cleared_and_come_back(ui: Ui) -> None:
+    ui.still()
+    ui.capture()
+    ui.element("select").select_option("clearBoxes")
+    assert ui.subjects == [subject("star"), subject("heart")]
+    ui.click(0.99, 0.99)
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects == TWO)
+
+
+def test_a_drag_on_free_ground_draws_the_box_of_the_selected_row(ui: Ui) -> None:
+    """No third subject appears, and a row that waits for its box doesn't get it instead."""
+    ui.element(".msd-chip").nth(1).click()
+    ui.drag((0.1, 0.02), (0.4, 0.2))
+    assert len(ui.subjects) == 2 and ui.subjects[0] == TWO[0]
+    assert near(ui.subjects[1]["box"], (0.1, 0.02, 0.4, 0.2), 0.01)
+    ui.phrase(0).click()  # nothing waits: the row that is typed in
+    ui.drag((0.55, 0.8), (0.95, 0.98))
+    assert len(ui.subjects) == 2
+    assert near(ui.subjects[0]["box"], (0.55, 0.8, 0.95, 0.98), 0.01)
+    ui.press("Delete")
+    assert ui.subjects[0] == subject("star")
+    ui.phrase(1).click()  # the first one waits
+    ui.drag((0.55, 0.3), (0.95, 0.7))
+    assert near(ui.subjects[0]["box"], (0.55, 0.3, 0.95, 0.7), 0.01)
+    ui.press("Delete", "2")
+    ui.drag((0.55, 0.3), (0.95, 0.7))  # the first one waits, the second is chosen
+    assert ui.subjects[0] == subject("star")
+    assert near(ui.subjects[1]["box"], (0.55, 0.3, 0.95, 0.7), 0.01)
+    ui.element(".msd-chip").nth(1).click()
+    x, y = ui.at(0.1, 0.1)
+    ui.page.mouse.move(x, y)
+    ui.page.mouse.down()
+    ui.page.mouse.move(x + 40, y + 40, steps=3)
+    ui.press("Escape")  # its box is as it was
+    ui.page.mouse.up()
+    assert near(ui.subjects[1]["box"], (0.55, 0.3, 0.95, 0.7), 0.01)
 
 
 def test_rows(ui: Ui) -> None:
@@ -287,8 +358,7 @@ def test_one_edit_is_one_undo_step(ui: Ui) -> None:
     ui.drag((0.46, 0.05), (0.54, 0.2))  # a third row: the node grows
     ui.click(0.99, 0.99)
     assert undo_steps(ui) == steps + 1
-    ui.click(0.25, 0.5)
-    ui.press("Delete")  # with its reference
+    ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
     ui.until(lambda: len(ui.subjects) == 2)
     ui.click(0.99, 0.99)
     assert undo_steps(ui) == steps + 2
@@ -398,7 +468,7 @@ def test_linked_boxes_are_shown_and_not_edited(ui: Ui) -> None:
     ui.shot("linked boxes")
     ui.drag((0.25, 0.5), (0.35, 0.6))
     assert ui.subjects == TWO
-    assert ui.element("select").is_disabled()
+    assert ui.element("select").locator("option[value=twoTouching]").is_disabled()
     ui.phrase(0).fill("blue star")  # the phrases stay editable
     assert ui.subjects[0]["phrase"] == "blue star"
 
@@ -427,6 +497,33 @@ def test_the_canvas_follows_width_and_height(ui: Ui) -> None:
         number.connect(0, node, node.inputs.findIndex((input) => input.name === 'width'));"""
     )
     ui.until(lambda: "96 / 96" in ui.element(".msd-stage").get_attribute("style"))
+
+
+def test_an_aspect_is_the_layouts_and_the_latents(ui: Ui) -> None:
+    """In the pixels that it has, at least 256 x 256; one undo step."""
+    ui.still()
+    ui.capture()
+    ui.element("select").select_option("3:4")
+    assert ui.size() == (192, 320)
+    ui.until(lambda: "192 / 320" in ui.element(".msd-stage").get_attribute("style"))
+    ui.still()
+    ui.click(0.99, 0.99)
+    ui.press("Control+z")
+    ui.until(lambda: ui.size() == (128, 128))
+    ui.element("select").select_option("3:4")
+    prompt, outputs = ui.run()
+    (picture,) = (o["images"][0] for o in outputs.values() if "images" in o)
+    assert of_type(prompt, "EmptyLatentImage")["width"][1] == 6
+    shown = "async url => { const i = new Image(); i.src = url; await i.decode(); "
+    shown += "return [i.naturalWidth, i.naturalHeight]; }"
+    view = f"/view?filename={picture['filename']}&type={picture['type']}"
+    assert ui.page.evaluate(shown, view + f"&subfolder={picture['subfolder']}") == [192, 320]
+    ui.node(
+        """const number = LiteGraph.createNode('PrimitiveInt');
+        app.canvas.graph.add(number);
+        number.connect(0, node, node.inputs.findIndex((input) => input.name === 'width'));"""
+    )
+    ui.until(lambda: ui.element("select").locator("option[value='3:4']").is_disabled())
 
 
 def test_zoom(ui: Ui) -> None:

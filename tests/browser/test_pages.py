@@ -88,7 +88,12 @@ def test_a_template_is_what_the_converter_gives(ui: Ui, path: Path) -> None:
         assert ui.subjects
         ui.page.keyboard.press("Escape")
         return
-    ui.load(json.loads(path.read_text(encoding="utf-8")))
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    ui.load(saved)
+    ((_, height),) = (node["size"] for node in saved["nodes"] if node["type"] == "MSDLayout")
+    needed = ui.node("return node.computeSize()[1]")
+    print(f"{path.stem}: {height} of {needed} pixels")
+    assert height >= needed
     posted = ui.page.evaluate("async () => (await app.graphToPrompt()).output")
     converted = ui.server.workflow(path)
     assert {k: (n["class_type"], n["inputs"]) for k, n in posted.items()} == {

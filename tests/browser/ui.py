@@ -79,7 +79,7 @@ def workflow(name: str = "MS-Diffusion, two subjects", **layout: Any) -> dict[st
             value = {"version": 1, "subjects": subjects}
             node["widgets_values"] = [width, height, value]
             node["properties"]["msd_layout"] = value
-            node["size"] = layout.get("size", [400, 740])  # by default more than it needs
+            node["size"] = layout.get("size", [400, 825])  # by default more than it needs
         elif node["type"] == "EmptyLatentImage":
             values[:2] = [width, height]
         elif node["type"] == "KSampler":

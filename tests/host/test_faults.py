@@ -165,6 +165,12 @@ def linked_boxes(given: Any) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def layout_of(*changes: dict[str, Any]) -> Callable[[Prompt, Server], None]:
+    """As many subjects with a box as changes of them."""
+    subject = {"phrase": "cat", "box": [0, 0, 0.5, 0.5], "weight": 1.0}
+    return layout({"version": 1, "subjects": [subject | change for change in changes]})
+
+
 def layout(value: Any) -> Callable[[Prompt, Server], None]:
     def change(prompt: Prompt, server: Server) -> None:
         inputs(prompt, "MSDLayout")["layout"] = value
@@ -461,6 +467,10 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
         {"x": 2000, "y": 0, "width": 900, "height": 3000}
     ),
     "layout of text": layout("left and right"),
+    "a subject without reference": layout_of({}, {}, {}),
+    "a subject that is off": layout_of({}, {"off": True}),
+    "every subject off": layout_of({"off": True}, {"off": True}),
+    "off that is text": layout_of({"off": "no"}, {}),
     "layout of a newer version": layout({"version": 2, "subjects": []}),
     "layout nested too deep": layout({"version": 1, "subjects": [[[[[[]]]]]]}),
     "layout of 10 MB": layout(json.loads(HUGE)),

@@ -1,5 +1,6 @@
 """MSD Layout: its outputs, boxes, references and masks; each refusal with its message."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from layouts import CAT, CUP, layout, noise_image
 
 
 def test_outputs(lay_out: Any) -> None:
-    subjects, masks, boxes, preview, collage, shown = lay_out(
+    subjects, masks, boxes, preview, collage, shown, *size, phrases = lay_out(
         layout(CAT, CUP), noise_image(1), noise_image(2, count=3)
     ).args
+    assert size == [64, 32] and phrases == "a cat and a cup"
     first, second = subjects.subjects
     assert (first.phrase, first.box, first.weight) == ("cat", (0.0, 0.25, 0.4, 0.75), 0.5)
     assert torch.equal(second.references, noise_image(2, count=3)), (
@@ -29,6 +31,25 @@ def test_outputs(lay_out: Any) -> None:
     assert collage.shape == (1, 32, 64, 3) and shown.shape == (1, 32, 64)
     assert shown[0, 8:24, 5:21].all() and not shown[0, :8].any()  # a square in a box 26 x 16
     assert (collage[0, :8] == 0.5).all() and collage[0, 8:24, 5:21].std() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("phrases", "words"),
+    [
+        (["cat"], "a cat"),
+        (["", " "], ""),
+        (["cat", "", "orange cup"], "a cat and an orange cup"),
+        (["umbrella", "unicorn"], "an umbrella and a unicorn"),
+        (["cat", "apple", "red backpack"], "a cat, an apple and a red backpack"),
+        (["my dog", "the sky", "Two birds"], "my dog, the sky and Two birds"),
+        (["red glasses", "dress", "bus"], "red glasses, a dress and a bus"),
+        (["Anna", "猫"], "Anna and 猫"),
+    ],
+)
+def test_phrases_in_words(lay_out: Any, phrases: list[str], words: str) -> None:
+    subjects = [{**CAT, "phrase": phrase} for phrase in phrases]
+    images = [noise_image(number) for number in range(len(phrases))]
+    assert lay_out(layout(*subjects), *images).args[8] == words
 
 
 def test_region_replaces_the_box(lay_out: Any) -> None:
@@ -130,6 +151,7 @@ REFUSED = [
     ([], "layout must be an object"),
     ({"version": 1}, "layout must be an object"),
     ({"version": 7, "subjects": []}, "layout has version 7, this pack reads version 1"),
+    (layout({**CAT, "off": 1}), "layout, subject 1: off must be true or false, got 1"),
     (layout("cat"), "layout, subject 1 must be an object"),
     (layout(CAT, {**CUP, "phrase": 3}), "layout, subject 2: phrase must be text, got 3"),
     (
@@ -213,9 +235,40 @@ def test_wrong_boxes(lay_out: Any, boxes: Any, message: str) -> None:
         lay_out(layout(CAT, CUP), noise_image(1), noise_image(2), boxes=boxes)
 
 
-def test_references_and_layout_must_match(lay_out: Any) -> None:
-    with pytest.raises(ValueError, match="layout: subject 2 has no reference"):
-        lay_out(layout(CAT, CUP), noise_image(1))
+def test_a_subject_without_reference_is_left_out(
+    lay_out: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    subjects, masks, *_ = lay_out(layout(CAT, CUP, CAT), noise_image(1)).args
+    assert [subject.phrase for subject in subjects.subjects] == ["cat"] and len(masks) == 1
+    for number in (2, 3):
+        assert (
+            f"Subject {number} has no reference and is left out. Connect reference_{number}, or "
+            "remove the subject from the layout." in caplog.text
+        )
+
+
+def test_a_subject_that_is_off_is_left_out(lay_out: Any, pack: Any) -> None:
+    """The others keep their sockets; its own need nothing connected."""
+    off = {**CAT, "off": True}
+    images = [noise_image(number) for number in range(3)]
+    out = lay_out(layout(CUP, off, CAT), *images)
+    first, second = out.args[0].subjects
+    assert (first.phrase, second.phrase, out.args[8]) == ("cup", "cat", "a cup and a cat")
+    assert torch.equal(second.references, images[2])
+    assert out.args[1].shape[0] == len(out.args[2][0]) == 2
+    assert out.ui["msd_references"][1] == "" and all(out.ui["msd_references"][::2])
+    shown = json.loads(out.ui["msd_layout"][0])["boxes"]
+    assert shown == [CUP["box"], CAT["box"], CAT["box"]], "the editor counts every subject"
+    linked = lay_out(layout(CUP, off, CAT), *images, boxes="0,0,1,1; 0,0,.5,1; 0,0,.5,.5")[0]
+    assert [s.box for s in linked.subjects] == [(0, 0, 1, 1), (0, 0, 0.5, 0.5)]
+    references = {"reference_1": images[0], "reference_3": images[2]}
+    without = pack.MSDLayout.execute(references, 64, 32, layout=layout(CUP, off, CAT))
+    assert [s.phrase for s in without.args[0].subjects] == ["cup", "cat"]
+    with pytest.raises(ValueError, match="layout: every subject is off"):
+        lay_out(layout(off), images[0])
+
+
+def test_a_reference_without_a_subject(lay_out: Any) -> None:
     with pytest.raises(
         ValueError, match="layout: subject 2 has a reference, but nothing says where"
     ):

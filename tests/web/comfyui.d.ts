@@ -12,6 +12,7 @@ type HostNode = import("../../web/js/node/links.mjs").HostNode;
 
 declare const LiteGraph: {
   LGraphNode: { prototype: HostNode };
+  createNode(type: string): HostNode | null;
   isValidConnection(output: string | number, input: string | number): boolean;
 };
 

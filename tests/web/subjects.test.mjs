@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
-import { PRESET_NAMES, PRESETS } from "../../web/js/layout/presets.mjs";
 import { Subjects } from "../../web/js/layout/subjects.mjs";
 import { MAX_SUBJECTS, MAX_WEIGHT, VERSION, writeValue } from "../../web/js/layout/value.mjs";
 
@@ -59,6 +58,13 @@ test("each edit is written, shown and one undo step", () => {
   const edits = [
     () => subjects.setWeight(1, 0.5),
     () => subjects.usePreset("threeInARow"),
+    () => subjects.toggle(1),
+    () => subjects.toggle(1),
+    () => subjects.setBox(1, [0, 0, 1, 1]),
+    () => subjects.swapBoxes(0, 1),
+    () => subjects.useLayout([subject("d")]),
+    () => subjects.clearBox(1),
+    () => subjects.clearBoxes(),
     () => subjects.paste(subject("d")),
     () => subjects.addUpTo(6),
     () => subjects.reorder([1, 0], 2),
@@ -106,15 +112,6 @@ test("subjects go with their references, those without one to the end", () => {
   assert.deepEqual(written(), ["c", "b", "a"]);
 });
 
-test("subjects stay where no reference has moved, or the references don't fit", () => {
-  assert.equal(subjects.reorder([0, 1, 2], 3), false);
-  assert.equal(subjects.reorder([0, 1], 2), false); // the third never had one
-  assert.equal(subjects.reorder([0, 0, 1], 3), false); // one reference twice
-  assert.equal(subjects.reorder([4, 0], 5), false);
-  assert.deepEqual(phrases(), ["a", "b", "c"]);
-  assert.deepEqual(calls, []);
-});
-
 test("references get subjects, no more than fit", () => {
   subjects.addUpTo(2);
   assert.deepEqual(calls, []);
@@ -137,6 +134,44 @@ test("a pasted subject is a selected copy", () => {
   assert.equal(subjects.list[4].box, null);
 });
 
+test("a new reference's subject is the one that waits, or a new one, at its place", () => {
+  subjects.receive(2, null);
+  assert.deepEqual(phrases(), ["a", "b", "", "c"]);
+  assert.equal(subjects.selected, 2);
+  subjects.read(value("a", "b", "c"));
+  subjects.clearBox(2);
+  subjects.receive(1, [0, 0, 1, 1]);
+  assert.deepEqual(written(), ["a", "c", "b"]);
+  assert.deepEqual(subjects.list[1].box, [0, 0, 1, 1]);
+  subjects.move(2, 0);
+  assert.deepEqual(written(), ["b", "a", "c"]);
+});
+
+test("a layout's subjects take the place of the first ones", () => {
+  subjects.useLayout([subject("d", [0, 0, 1, 1])]);
+  assert.deepEqual(written(), ["d", "b", "c"]);
+  subjects.swapBoxes(0, 2);
+  assert.deepEqual(subjects.boxes, [BOX, BOX, [0, 0, 1, 1]]);
+});
+
+test("a box is cleared once, and not where it is linked", () => {
+  assert.equal(subjects.clearBox(1), true);
+  assert.deepEqual(subjects.boxes, [BOX, null, BOX]);
+  assert.equal(subjects.clearBox(1), false);
+  linked = [BOX, BOX, BOX];
+  assert.equal(subjects.clearBox(0), false);
+  linked = null;
+  subjects.clearBoxes();
+  assert.deepEqual(subjects.boxes, [null, null, null]);
+  assert.deepEqual(phrases(), ["a", "b", "c"]);
+});
+
+test("selecting again by other means is remembered", () => {
+  subjects.select(1, "canvas");
+  subjects.select(1);
+  assert.equal(subjects.selectedBy, "row");
+});
+
 test("weights stay in range", () => {
   for (const [given, weight] of [
     [0.5, 0.5],
@@ -155,20 +190,4 @@ test("linked boxes are shown as they fit, and not edited", () => {
   assert.deepEqual(subjects.boxes, [[0.1, 0, 0.6, 1], null, BOX]);
   linked = Array(MAX_SUBJECTS + 1).fill(BOX);
   assert.equal(subjects.boxes.length, MAX_SUBJECTS);
-});
-
-test("a preset keeps phrases, weights and further subjects", () => {
-  for (const name of PRESET_NAMES) {
-    subjects.read(value("a", "b", "c"));
-    subjects.setWeight(1, 0.5);
-    subjects.usePreset(name);
-    const count = PRESETS[name].length;
-    assert.deepEqual(phrases().slice(0, 3), ["a", "b", "c"]);
-    assert.equal(subjects.list[1].weight, 0.5);
-    assert.equal(subjects.list.length, Math.max(3, count));
-    assert.deepEqual(subjects.boxes.slice(0, count), PRESETS[name]);
-    for (const box of subjects.boxes.slice(count)) assert.deepEqual(box, BOX);
-  }
-  subjects.list[0].box[0] = 0.125;
-  assert.notEqual(PRESETS[PRESET_NAMES.at(-1)][0][0], 0.125);
 });

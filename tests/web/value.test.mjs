@@ -35,6 +35,21 @@ test("reading what was written is the same", () => {
   }
 });
 
+test("off is kept where it is true, at the end, and nothing else is", () => {
+  const off = subject({ off: true });
+  const { subjects } = readValue(
+    value(off, subject(), subject({ off: "yes" }), subject({ off: 0 })),
+  );
+  const written = writeValue(subjects);
+  assert.deepEqual(written, value(off, subject(), subject(), subject()));
+  assert.deepEqual(Object.keys(written.subjects[0]), ["phrase", "box", "weight", "off"]);
+  assert.equal(wasCorrected(readValue(value(off)).subjects, value(off)), false);
+  const plain = value(subject({ off: false }));
+  assert.equal(wasCorrected(readValue(plain).subjects, plain), false);
+  const wrong = value(subject({ off: "yes" }));
+  assert.equal(wasCorrected(readValue(wrong).subjects, wrong), true);
+});
+
 test("writing moves no edge out of the box, nor by more than the fifth decimal", () => {
   const next = numbersFrom(2);
   for (let i = 0; i < 500; i++) {

@@ -7,6 +7,7 @@ import { LayoutNode } from "./node/layout_node.mjs";
 
 const MIN_WIDTH = 340; // of the canvas
 const MAX_HEIGHT = 560;
+const [ROW, MAX_ROWS] = [48, 6]; // height of a subject's, and how many show at once (layout.css)
 
 /**
  * @param {import("./node/links.mjs").HostNode} node
@@ -17,10 +18,11 @@ function layoutWidget(node, name, data) {
   const { editor, holder } = new LayoutNode(node);
   editor.value = data?.[1]?.default;
   const height = () => {
+    const rows = ROW * Math.min(MAX_ROWS, editor.subjects.list.length);
     const [pictureWidth, pictureHeight] = editor.host.size();
     const width = Math.max(MIN_WIDTH, node.size?.[0] ?? 0) - 20;
     const canvas = Math.min(MAX_HEIGHT, Math.max(160, (width * pictureHeight) / pictureWidth));
-    return 22 + canvas + 30 + 28 * editor.subjects.list.length + 36; // 20 of it is the widget's margin
+    return 22 + canvas + 30 + rows + 36; // 20 of it is the widget's margin
   };
   const widget = /** @type {DOMWidgetNode} */ (node).addDOMWidget(name, "msd_layout", holder, {
     getValue: () => editor.value,
@@ -35,10 +37,12 @@ function layoutWidget(node, name, data) {
   return { widget, minWidth: MIN_WIDTH + 20, minHeight: 420 };
 }
 
-const style = document.createElement("link");
-style.rel = "stylesheet";
-style.href = new URL("./layout/layout.css", import.meta.url).href;
-document.head.append(style);
+for (const name of ["layout", "menu"]) {
+  const style = document.createElement("link");
+  style.rel = "stylesheet";
+  style.href = new URL(`./layout/${name}.css`, import.meta.url).href;
+  document.head.append(style);
+}
 
 app.registerExtension({
   name: "ms_diffusion.layout",

@@ -1,6 +1,6 @@
 // What the canvas shows of one box.
 
-import { colourOf } from "./colours.mjs";
+import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { pixelsOf } from "./geometry.mjs";
 import { coveredCells } from "./grid.mjs";
 
@@ -8,6 +8,8 @@ import { coveredCells } from "./grid.mjs";
 /** @typedef {import("./geometry.mjs").Rect} Rect */
 /** @typedef {import("./grid.mjs").Grid} Grid */
 /** @typedef {import("./value.mjs").Box} Box */
+
+const HATCHING = 12; // pixels from one line to the next
 
 /**
  * @typedef {object} Scene
@@ -59,31 +61,63 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
   const colour = colourOf(index);
   const selected = index === subjects.selected;
   const { image, region } = host.reference(index);
+  const { phrase = "", off = false } = subjects.list[index] ?? {};
   pen.save();
   pen.beginPath();
   pen.rect(x, y, w, h);
   pen.clip();
   pen.fillStyle = colour + (selected ? "40" : index === hovered ? "33" : "22");
-  pen.fillRect(x, y, w, h);
-  if (image?.naturalWidth) paintReference(pen, rect, image);
-  pen.fillStyle = colour;
-  pen.fillRect(x, y, 18, 16);
-  pen.fillStyle = "#000";
-  pen.font = "bold 12px sans-serif";
-  pen.fillText(String(index + 1), x + 4, y + 12.5);
+  if (!off || selected) pen.fillRect(x, y, w, h);
+  if (image?.naturalWidth && !off) paintReference(pen, rect, image);
+  if (isHatched(index)) paintHatching(pen, rect, colour);
+  paintNumber(pen, rect, index);
   if (selected) {
     const pixels = pixelsOf(box, host.size());
-    paintLabel(pen, `${pixels.w} × ${pixels.h}`, x + 20, y + 13, "#fff");
+    paintLabel(pen, `${pixels.w} × ${pixels.h}`, x + 26, y + 13, "#fff");
   }
-  const phrase = (subjects.list[index]?.phrase ?? "").slice(0, 80);
-  paintLabel(pen, phrase || host.text("noPhrase"), x + 3, y + h - 5, phrase ? "#fff" : "#ffb08a");
+  const words = phrase.slice(0, 80) || host.text("noPhrase");
+  const label = off ? host.text("offLabel", { phrase: words }) : words;
+  paintLabel(pen, label, x + 3, y + h - 5, phrase || off ? "#fff" : "#ffb08a");
   pen.restore();
   pen.strokeStyle = colour;
   pen.lineWidth = selected ? 2.5 : 1.5;
-  pen.setLineDash(subjects.boxesEditable && !region ? [] : [5, 4]);
+  pen.setLineDash(subjects.boxesEditable && !region && !off ? [] : [5, 4]);
   pen.strokeRect(x, y, w, h);
   pen.setLineDash([]);
   if (selected && subjects.boxesEditable) paintHandles(pen, rect);
+}
+
+/**
+ * @param {Pen} pen
+ * @param {Rect} rect
+ * @param {number} index
+ */
+function paintNumber(pen, { x, y }, index) {
+  pen.fillStyle = colourOf(index);
+  pen.beginPath();
+  pen.roundRect(x, y, 22, 18, isHatched(index) ? 9 : 0);
+  pen.fill();
+  pen.fillStyle = inkOn(index);
+  pen.font = "bold 12px sans-serif";
+  pen.textAlign = "center";
+  pen.fillText(String(index + 1), x + 11, y + 13.5);
+  pen.textAlign = "start";
+}
+
+/**
+ * @param {Pen} pen
+ * @param {Rect} rect
+ * @param {string} colour
+ */
+function paintHatching(pen, { x, y, w, h }, colour) {
+  pen.strokeStyle = `${colour}99`;
+  pen.lineWidth = 1.5;
+  pen.beginPath();
+  for (let at = 0; at < w + h; at += HATCHING) {
+    pen.moveTo(x + at, y);
+    pen.lineTo(x + at - h, y + h);
+  }
+  pen.stroke();
 }
 
 /**
@@ -120,7 +154,7 @@ function paintHandles(pen, { x, y, w, h }) {
  */
 function paintLabel(pen, words, x, y, colour) {
   pen.font = "12px sans-serif";
-  pen.fillStyle = "rgb(0 0 0 / 65%)";
+  pen.fillStyle = "rgb(0 0 0 / 75%)";
   pen.fillRect(x - 2, y - 11, pen.measureText(words).width + 4, 15);
   pen.fillStyle = colour;
   pen.fillText(words, x, y);

@@ -12,8 +12,22 @@ export const COLOURS = [
   "#999999",
 ];
 
+const DARK = ["#0072B2"]; // black isn't read well on it
+
 /**
  * @param {number} index of the subject
  * @returns {string} as #RRGGBB
  */
 export const colourOf = (index) => COLOURS[index % COLOURS.length];
+
+/**
+ * The colour of text on a subject's colour.
+ * @param {number} index of the subject
+ */
+export const inkOn = (index) => (DARK.includes(colourOf(index)) ? "#fff" : "#000");
+
+/**
+ * Whether a subject's box is hatched and its number round, as others have its colour too.
+ * @param {number} index of the subject
+ */
+export const isHatched = (index) => index >= COLOURS.length;

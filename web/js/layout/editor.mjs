@@ -2,12 +2,15 @@
 // nothing of ComfyUI; what it needs of its node comes as `host`. Text from a workflow is shown by
 // textContent, value and fillText only, never as HTML.
 
+import { Clipboard } from "./clipboard.mjs";
 import { element } from "./elements.mjs";
 import { Gestures } from "./gestures.mjs";
 import { gridOf } from "./grid.mjs";
 import { Keys } from "./keys.mjs";
+import { Menu } from "./menu.mjs";
 import { Note } from "./note.mjs";
 import { paint } from "./painting.mjs";
+import { Pictures } from "./pictures.mjs";
 import { Rows } from "./rows.mjs";
 import { Stage } from "./stage.mjs";
 import { Subjects } from "./subjects.mjs";
@@ -17,11 +20,10 @@ import { Toolbar } from "./toolbar.mjs";
  * @typedef {object} PageState what all editors of the page share, as undo creates editors again
  * @property {boolean} snapping whether boxes snap to the grid
  * @property {boolean} showCells whether the cells that a box covers are shown
- * @property {import("./value.mjs").Subject | null} clipboard a subject that was copied
  */
 
 /** @type {PageState} */
-const page = { snapping: false, showCells: false, clipboard: null };
+const page = { snapping: false, showCells: false };
 
 export class LayoutEditor {
   /** @param {import("./host.mjs").Host} host */
@@ -29,9 +31,12 @@ export class LayoutEditor {
     this.host = host;
     this.subjects = new Subjects(host, () => this.refresh());
     this.stage = new Stage(host, () => this.paint());
-    this.toolbar = new Toolbar(host, this.subjects, page);
+    this.toolbar = new Toolbar(host, this.subjects, page, () => this.pictures.pick(-1));
     this.note = new Note(host, this.subjects);
-    this.rows = new Rows(host, this.subjects, () => this.stage.focus());
+    this.rows = new Rows(host, this.subjects, {
+      focusCanvas: () => this.stage.focus(),
+      pick: (index) => this.pictures.pick(index),
+    });
     this.gestures = new Gestures(this.stage, this.subjects, host, () =>
       page.snapping ? gridOf(host.size()) : null,
     );
@@ -44,6 +49,27 @@ export class LayoutEditor {
       this.note.spoken,
       this.rows.root,
     );
+    const { canvas } = this.stage;
+    this.clipboard = new Clipboard(host, this.subjects, this.note);
+    this.pictures = new Pictures({
+      root: this.root,
+      list: this.rows.root,
+      host,
+      stage: this.stage,
+      subjects: this.subjects,
+      gestures: this.gestures,
+      note: this.note,
+      clipboard: this.clipboard,
+    });
+    this.menu = new Menu({
+      root: this.root,
+      host,
+      subjects: this.subjects,
+      clipboard: this.clipboard,
+      indexAt: (event) => this.pictures.indexAt(event),
+    });
+    for (const name of ["pointerdown", "keydown"])
+      this.root.addEventListener(name, () => this.note.say(""), true);
     this.keys = new Keys({
       root: this.root,
       stage: this.stage,
@@ -51,9 +77,8 @@ export class LayoutEditor {
       gestures: this.gestures,
       focusPhrase: (index) => this.rows.focusPhrase(index),
       onChange: host.onChange,
-      page,
+      clipboard: this.clipboard,
     });
-    const { canvas } = this.stage;
     canvas.addEventListener("dblclick", (event) =>
       this.rows.focusPhrase(this.gestures.hit(event)?.index ?? -1),
     );

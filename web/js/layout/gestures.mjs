@@ -16,6 +16,7 @@ import { drawBox, hit, moveBox, resizeBox } from "./geometry.mjs";
  * @property {Box | null} box as it was before
  * @property {boolean} begun false while it may still be a click
  * @property {boolean} added whether the subject is new
+ * @property {{index: number, by: import("./subjects.mjs").SelectedBy}} before what was selected
  */
 
 const MIN_DRAG = 3; // pixels of the screen; a shorter one is a click
@@ -72,7 +73,8 @@ export class Gestures {
     const start = this.stage.pointer(event);
     let found = event.shiftKey ? null : this.hit(event, event.altKey);
     if (found && found.index >= this.subjects.list.length) found = null; // a linked box without subject
-    this.subjects.select(found?.index ?? -1);
+    const before = { index: this.subjects.selected, by: this.subjects.selectedBy };
+    this.subjects.select(found?.index ?? -1, "canvas");
     if (!this.subjects.boxesEditable) return;
     this.drag = {
       pointer: event.pointerId,
@@ -83,6 +85,7 @@ export class Gestures {
       box: found && this.subjects.list[found.index].box,
       begun: false,
       added: false,
+      before,
     };
     this.stage.canvas.setPointerCapture(event.pointerId);
   }
@@ -121,16 +124,22 @@ export class Gestures {
   }
 
   /**
-   * Give a new box to the first subject that needs one, else to a new subject.
+   * Give a new box to the subject that was selected by its row or a key; else to the first that needs
+   * one, to the one that was being typed in, or to a new subject.
    * @param {Drag} drag
    * @returns {boolean} false if there are too many subjects
    */
   giveSubject(drag) {
     const { subjects } = this;
-    const waiting = subjects.list.findIndex(({ box }, i) => !box && !this.host.reference(i).region);
-    if (waiting < 0 && subjects.full) return false;
-    drag.added = waiting < 0;
-    drag.index = waiting < 0 ? subjects.add() : waiting;
+    const { index, by } = drag.before;
+    const waiting = subjects.list.findIndex(
+      ({ box, off }, i) => !box && !off && !this.host.reference(i).region,
+    );
+    const own = by === "row" || (by === "typing" && waiting < 0) ? index : waiting;
+    if (own < 0 && subjects.full) return false;
+    drag.added = own < 0;
+    drag.index = own < 0 ? subjects.add() : own;
+    drag.box = subjects.list[drag.index].box;
     subjects.selected = drag.index;
     return true;
   }

@@ -13,7 +13,12 @@
 /**
  * @typedef {object} Host
  * @property {() => Size} size of the picture in pixels
+ * @property {() => boolean} sizeEditable false while it is linked
+ * @property {(size: Size) => void} resize set the size of the picture
  * @property {(index: number) => Reference} reference of a subject
+ * @property {() => number} referenceCount how many references are linked without a gap
+ * @property {(file: File) => Promise<string>} upload its name on the server
+ * @property {(index: number, name: string) => Promise<void>} giveReference a file of the server
  * @property {() => unknown[] | null} linkedBoxes of the last run if boxes are linked, else null
  * @property {() => void} onChange an edit is complete: time for an undo step
  * @property {(index: number) => void} onRemove a subject was removed: its links go too, and the undo

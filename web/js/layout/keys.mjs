@@ -16,14 +16,14 @@ export class Keys {
    * @param {import("./gestures.mjs").Gestures} parts.gestures
    * @param {(index: number) => void} parts.focusPhrase
    * @param {() => void} parts.onChange an edit is complete
-   * @param {{clipboard: import("./value.mjs").Subject | null}} parts.page what all editors share
+   * @param {import("./clipboard.mjs").Clipboard} parts.clipboard
    */
-  constructor({ root, stage, subjects, gestures, focusPhrase, onChange, page }) {
+  constructor({ root, stage, subjects, gestures, focusPhrase, onChange, clipboard }) {
     this.stage = stage;
     this.subjects = subjects;
     this.gestures = gestures;
     this.focusPhrase = focusPhrase;
-    this.page = page;
+    this.clipboard = clipboard;
     root.addEventListener("keydown", (event) => this.onKey(event));
     stage.canvas.addEventListener("keyup", (event) => {
       if (ARROWS[event.key]) onChange();
@@ -54,20 +54,20 @@ export class Keys {
    * @returns {boolean} whether the key was one of ours
    */
   onCanvasKey({ key, shiftKey }, command) {
-    const { subjects, page } = this;
+    const { subjects, clipboard } = this;
     const letter = command && !shiftKey ? key.toLowerCase() : "";
     if (key === "Tab") return !command && this.selectNext(shiftKey ? -1 : 1);
     if (key === "Escape") return this.escape();
     if (/^[1-9]$/.test(key) && !command) return this.selectIndex(Number(key) - 1);
-    if (letter === "v") return this.paste(page.clipboard);
     const index = subjects.selected;
     const subject = subjects.list[index];
     if (!subject) return false;
     if (ARROWS[key]) this.arrow(ARROWS[key], shiftKey, command);
-    else if (key === "Delete" || key === "Backspace") subjects.remove(index);
+    else if (key === "Delete" || key === "Backspace")
+      subjects.clearBox(index) || subjects.remove(index);
     else if (key === "Enter" && !command) this.focusPhrase(index);
-    else if (letter === "c") page.clipboard = structuredClone(subject);
-    else if (letter === "d") this.paste(subject);
+    else if (letter === "c") clipboard.copySubject(index);
+    else if (letter === "d") subjects.paste(subject);
     else return false;
     return true;
   }
@@ -89,12 +89,6 @@ export class Keys {
     else if (this.subjects.selected >= 0) this.subjects.select(-1);
     else return false;
     return true;
-  }
-
-  /** @param {import("./value.mjs").Subject | null} subject */
-  paste(subject) {
-    if (subject) this.subjects.paste(subject);
-    return subject !== null;
   }
 
   /**

@@ -20,7 +20,15 @@ export class Note {
     this.host = host;
     this.subjects = subjects;
     this.root = element("p", { className: "msd-note", role: "status" });
+    this.notice = ""; // what to say until the user does something else
     this.spoken = element("p", { className: "msd-spoken", role: "status" });
+  }
+
+  /** @param {string} notice "" for none */
+  say(notice) {
+    if (this.notice === notice) return;
+    this.notice = notice;
+    this.refresh();
   }
 
   refresh() {
@@ -29,6 +37,7 @@ export class Note {
     // Only when it changes: screen readers repeat it, and a button in it would lose the focus.
     const shown = button ? `${words} ${button.textContent}` : words;
     if (shown !== this.root.textContent) this.root.replaceChildren(...parts);
+    this.root.title = words; // it may be longer than there is space
     this.root.dataset.complete = String(complete);
     const spoken = this.describeSelected();
     if (spoken !== this.spoken.textContent) this.spoken.textContent = spoken;
@@ -51,6 +60,7 @@ export class Note {
     const { subjects } = this;
     const { text } = this.host;
     const { boxes, corrected, fault, list } = subjects;
+    if (this.notice) return { words: this.notice };
     if (fault)
       return {
         words: text(fault),
@@ -63,7 +73,11 @@ export class Note {
       };
     if (!subjects.boxesEditable)
       return { words: text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown") };
-    for (const i of list.keys()) {
+    if (list.length && list.every(({ off }) => off)) return { words: text("allOff") };
+    const withReference = list.findLastIndex((_, i) => this.host.reference(i).linked) + 1;
+    for (const [i, { off }] of list.entries()) {
+      if (off) continue;
+      if (withReference > 0 && i >= withReference) return { words: text("leftOut", { n: i + 1 }) };
       const missing = this.missingOf(i);
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
     }

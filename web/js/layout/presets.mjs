@@ -35,9 +35,8 @@ export const PRESET_NAMES = /** @type {PresetName[]} */ (Object.keys(PRESETS));
  */
 export function applyPreset(subjects, name) {
   const preset = PRESETS[name];
-  return Array.from({ length: Math.max(preset.length, subjects.length) }, (_, i) => ({
-    phrase: subjects[i]?.phrase ?? "",
-    box: preset[i] ? [...preset[i]] : subjects[i].box,
-    weight: subjects[i]?.weight ?? 1,
-  }));
+  return Array.from({ length: Math.max(preset.length, subjects.length) }, (_, i) => {
+    const subject = subjects[i] ?? { phrase: "", box: null, weight: 1 };
+    return { ...subject, box: preset[i] ? [...preset[i]] : subject.box };
+  });
 }

@@ -1,20 +1,26 @@
 // One subject's row: number, reference, phrase, weight, whether it has a box, remove.
 
-import { colourOf } from "./colours.mjs";
+import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { element, textButton } from "./elements.mjs";
 import { MAX_LETTERS, MAX_WEIGHT } from "./value.mjs";
 
 // One clear pixel: without a source the browser would draw its sign of a broken image.
 const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
 
+/**
+ * @typedef {object} Actions
+ * @property {() => void} focusCanvas
+ * @property {(index: number) => void} pick let the user choose the reference
+ */
+
 export class Row {
   /**
    * @param {number} index
    * @param {Pick<import("./host.mjs").Host, "text" | "onChange">} host
    * @param {import("./subjects.mjs").Subjects} subjects
-   * @param {() => void} focusCanvas
+   * @param {Actions} actions
    */
-  constructor(index, { text, onChange }, subjects, focusCanvas) {
+  constructor(index, { text, onChange }, subjects, { focusCanvas, pick }) {
     this.index = index;
     this.text = text;
     this.subjects = subjects;
@@ -23,6 +29,12 @@ export class Row {
     this.weight = this.createWeight();
     this.box = element("span", { className: "msd-place" });
     const number = { n: index + 1 };
+    const choose = textButton("", () => pick(index), {
+      className: "msd-choose",
+      title: text("choose"),
+      "aria-label": text("chooseFor", number),
+    });
+    choose.append(this.thumb);
     const select = textButton(
       String(index + 1),
       () => {
@@ -32,6 +44,13 @@ export class Row {
       { className: "msd-chip", "aria-label": text("selectSubject", number) },
     );
     select.style.background = colourOf(index);
+    select.style.color = inkOn(index);
+    select.dataset.hatched = String(isHatched(index));
+    this.on = textButton("", () => subjects.toggle(index), {
+      className: "msd-button msd-on",
+      role: "switch",
+      "aria-label": text("onOf", number),
+    });
     const remove = textButton(
       "×",
       () => {
@@ -44,11 +63,17 @@ export class Row {
       "li",
       { className: "msd-row" },
       select,
-      this.thumb,
+      choose,
       this.phrase,
-      this.weight,
-      this.box,
+      this.on,
       remove,
+      element(
+        "label",
+        { className: "msd-label", title: text("weightHint") },
+        element("span", { textContent: text("weight") }),
+        this.weight,
+      ),
+      this.box,
     );
   }
 
@@ -78,7 +103,6 @@ export class Row {
       min: "0",
       max: String(MAX_WEIGHT),
       step: "0.05",
-      title: text("weightHint"),
       "aria-label": text("weightOf", { n: index + 1 }),
     });
     weight.addEventListener("change", () => {
@@ -91,7 +115,7 @@ export class Row {
 
   /** @param {HTMLInputElement} input */
   onFocusSelect(input) {
-    input.addEventListener("focus", () => this.subjects.select(this.index));
+    input.addEventListener("focus", () => this.subjects.select(this.index, "typing"));
     input.addEventListener("pointerdown", (event) => event.stopPropagation());
   }
 
@@ -100,17 +124,20 @@ export class Row {
    * @param {import("./value.mjs").Box | null | undefined} box
    * @param {import("./host.mjs").Reference} reference
    */
-  refresh({ phrase, weight }, box, { linked, image, region }) {
+  refresh({ phrase, weight, off }, box, { linked, image, region }) {
     const { text, index } = this;
     this.root.setAttribute("aria-current", String(index === this.subjects.selected));
     if (this.phrase.value !== phrase) this.phrase.value = phrase;
     // A weight that is being typed stays; one that is set from elsewhere, as by undo, is shown.
     if (this.weight.dataset.shown !== String(weight))
       this.weight.dataset.shown = this.weight.value = String(weight);
+    this.root.dataset.off = String(Boolean(off));
+    this.on.setAttribute("aria-checked", String(!off));
+    this.on.textContent = text(off ? "off" : "on");
+    this.on.title = text(off ? "offHint" : "onHint");
     this.thumb.src = image?.src || BLANK;
     this.thumb.dataset.missing = String(!image?.src);
     this.thumb.alt = text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
-    this.thumb.title = this.thumb.alt;
     const kind = region ? "mask" : box ? "box" : "noBox";
     this.box.textContent = text(kind);
     this.box.title = text(`${kind}Hint`);
@@ -118,7 +145,6 @@ export class Row {
   }
 
   focusPhrase() {
-    this.subjects.select(this.index);
     this.phrase.focus();
     this.phrase.select();
   }

@@ -7,14 +7,15 @@ export class Rows {
   /**
    * @param {import("./host.mjs").Host} host
    * @param {import("./subjects.mjs").Subjects} subjects
-   * @param {() => void} focusCanvas
+   * @param {import("./row.mjs").Actions} actions
    */
-  constructor(host, subjects, focusCanvas) {
+  constructor(host, subjects, actions) {
     this.host = host;
     this.subjects = subjects;
-    this.focusCanvas = focusCanvas;
+    this.actions = actions;
     /** @type {Row[]} */
     this.rows = [];
+    this.shown = -1; // index of the row that was scrolled to
     this.root = element("ul", { className: "msd-rows", "aria-label": host.text("rows") });
   }
 
@@ -25,12 +26,26 @@ export class Rows {
     const before = rows.length;
     for (const row of rows.splice(list.length)) row.root.remove();
     while (rows.length < list.length) {
-      const row = new Row(rows.length, host, subjects, this.focusCanvas);
+      const row = new Row(rows.length, host, subjects, this.actions);
       this.root.append(row.root);
       rows.push(row);
     }
     for (const [i, row] of rows.entries()) row.refresh(list[i], boxes[i], host.reference(i));
+    this.showSelected();
     return rows.length !== before;
+  }
+
+  /** Scroll to the selected row; scrollIntoView would move the page too. */
+  showSelected() {
+    const { selected } = this.subjects;
+    if (selected === this.shown) return;
+    this.shown = selected;
+    const row = this.rows[selected]?.root;
+    if (!row) return;
+    const { root } = this;
+    const top = row.offsetTop - root.offsetTop;
+    const least = top + row.offsetHeight - root.clientHeight;
+    root.scrollTop = Math.min(top, Math.max(least, root.scrollTop));
   }
 
   /** @param {number} index */

@@ -1,6 +1,7 @@
 // The subjects of a layout and every edit of them. `refresh` is called after each.
 
 import { offsetBox } from "./geometry.mjs";
+import { orderByReferences } from "./order.mjs";
 import { applyPreset } from "./presets.mjs";
 import {
   clamp,
@@ -14,6 +15,7 @@ import {
 
 /** @typedef {import("./value.mjs").Box} Box */
 /** @typedef {import("./value.mjs").Subject} Subject */
+/** @typedef {"row" | "typing" | "canvas"} SelectedBy a row's number or a key, a field of a row, the mouse */
 
 export class Subjects {
   /**
@@ -31,6 +33,8 @@ export class Subjects {
     this.fault = null;
     this.corrected = false; // the value differs from what is shown
     this.selected = -1;
+    /** @type {SelectedBy} */
+    this.selectedBy = "canvas";
   }
 
   /** @param {unknown} value */
@@ -76,8 +80,12 @@ export class Subjects {
     return linked.slice(0, MAX_SUBJECTS).map(readBox);
   }
 
-  /** @param {number} index -1 for none */
-  select(index) {
+  /**
+   * @param {number} index -1 for none
+   * @param {SelectedBy} by
+   */
+  select(index, by = "row") {
+    this.selectedBy = by;
     if (this.selected === index) return;
     this.selected = index;
     this.refresh();
@@ -95,6 +103,27 @@ export class Subjects {
     this.store();
   }
 
+  /**
+   * Take in the subject of a new reference: the first that waits for one and for a box, or a new one.
+   * @param {number} index of the reference
+   * @param {Box | null} box
+   */
+  receive(index, box) {
+    const waiting = this.list.findIndex(({ box: own, off }, i) => i >= index && !own && !off);
+    this.list[waiting < 0 ? this.add() : waiting].box = box;
+    [this.selected, this.selectedBy] = [index, "canvas"];
+    this.move(waiting < 0 ? this.list.length - 1 : waiting, index);
+  }
+
+  /**
+   * @param {number} from
+   * @param {number} to index of the subject that it goes before
+   */
+  move(from, to) {
+    this.list.splice(to, 0, ...this.list.splice(from, 1));
+    this.store(false);
+  }
+
   /** @param {number} index */
   remove(index) {
     this.list.splice(index, 1);
@@ -104,20 +133,55 @@ export class Subjects {
   }
 
   /**
+   * @param {number} index
+   * @returns {boolean} whether it had a box that could be cleared
+   */
+  clearBox(index) {
+    if (!this.boxesEditable || !this.list[index].box) return false;
+    this.list[index].box = null;
+    this.store();
+    return true;
+  }
+
+  /**
+   * @param {number} index
+   * @param {Box} box
+   */
+  setBox(index, box) {
+    this.list[index].box = box;
+    this.store();
+  }
+
+  /**
+   * @param {number} index
+   * @param {number} other
+   */
+  swapBoxes(index, other) {
+    const [one, two] = [this.list[index], this.list[other]];
+    [one.box, two.box] = [two.box, one.box];
+    this.store();
+  }
+
+  /** Take in a layout's subjects; what they belong to, and those beyond them, stay. @param {Subject[]} list */
+  useLayout(list) {
+    this.list = [...list, ...this.list.slice(list.length)];
+    this.store();
+  }
+
+  clearBoxes() {
+    for (const subject of this.list) subject.box = null;
+    this.store();
+  }
+
+  /**
    * Sort the subjects as their references are now. Those that lost their reference go to the end.
    * @param {number[]} remaining earlier indices of the subjects that still have a reference
    * @param {number} count how many had one before
    * @returns {boolean} whether anything moved
    */
   reorder(remaining, count) {
-    const all = this.list.map((_, i) => i);
-    const order = [
-      ...remaining,
-      ...all.filter((i) => i >= count),
-      ...all.filter((i) => i < count && !remaining.includes(i)),
-    ];
-    const same = order.every((from, to) => from === to);
-    if (!this.editable || order.length !== all.length || same) return false;
+    const order = orderByReferences(this.list.length, remaining, count);
+    if (!this.editable || !order) return false;
     this.list = order.map((i) => this.list[i]);
     this.selected = -1;
     this.store();
@@ -140,6 +204,17 @@ export class Subjects {
    */
   setWeight(index, weight) {
     this.list[index].weight = Number.isFinite(weight) ? clamp(weight, 0, MAX_WEIGHT) : 1;
+    this.store();
+  }
+
+  /**
+   * Leave a subject out of the run, or take it in again.
+   * @param {number} index
+   */
+  toggle(index) {
+    const subject = this.list[index];
+    if (subject.off) delete subject.off;
+    else subject.off = true;
     this.store();
   }
 

@@ -1,38 +1,49 @@
 // The bar above the canvas: presets, and switches that hold for every editor of the page.
 
+import { ASPECTS, edgeOf, sizeOf } from "./aspects.mjs";
 import { element, textButton } from "./elements.mjs";
 import { PRESET_NAMES } from "./presets.mjs";
 
 /** @typedef {"snapping" | "showCells"} Switch */
 
+const CLEAR = /** @type {const} */ ("clearBoxes");
+
 export class Toolbar {
   /**
-   * @param {Pick<import("./host.mjs").Host, "text">} host
+   * @param {Pick<import("./host.mjs").Host, "text" | "size" | "sizeEditable" | "resize">} host
    * @param {import("./subjects.mjs").Subjects} subjects
    * @param {Record<Switch, boolean>} switches
+   * @param {() => void} pick let the user choose pictures
    */
-  constructor({ text }, subjects, switches) {
-    this.text = text;
+  constructor(host, subjects, switches, pick) {
+    this.host = host;
     this.subjects = subjects;
     this.switches = switches;
+    /** @type {Map<string, HTMLOptionElement>} by aspect */
+    this.aspects = new Map(ASPECTS.map((name) => [name, element("option", { value: name })]));
+    this.boxGroup = this.createBoxGroup();
+    this.sizeGroup = element("optgroup", { label: host.text("size") }, ...this.aspects.values());
     this.presets = this.createPresets();
     this.buttons = {
       snapping: this.createSwitch("snapping"),
       showCells: this.createSwitch("showCells"),
     };
     const { snapping, showCells } = this.buttons;
-    this.root = element("div", { className: "msd-bar" }, this.presets, snapping, showCells);
+    const add = textButton(host.text("add"), pick, { title: host.text("addHint") });
+    this.root = element("div", { className: "msd-bar" }, add, this.presets, snapping, showCells);
   }
 
   createPresets() {
-    const { subjects, text } = this;
-    const presets = element("select", { "aria-label": text("presets"), title: text("order") });
-    presets.append(element("option", { value: "", textContent: text("presets") }));
-    for (const name of PRESET_NAMES)
-      presets.append(element("option", { value: name, textContent: text(name) }));
+    const { text } = this.host;
+    const presets = element(
+      "select",
+      { "aria-label": text("presets"), title: text("order") },
+      element("option", { value: "", textContent: text("presets") }),
+      this.boxGroup,
+      this.sizeGroup,
+    );
     presets.addEventListener("change", () => {
-      const name = PRESET_NAMES.find((one) => one === presets.value);
-      if (name && subjects.boxesEditable) subjects.usePreset(name);
+      this.usePreset(presets.value);
       presets.value = "";
     });
     presets.addEventListener("keydown", (event) => {
@@ -43,17 +54,40 @@ export class Toolbar {
     return presets;
   }
 
+  createBoxGroup() {
+    const { text } = this.host;
+    const options = [...PRESET_NAMES, CLEAR].map((name) =>
+      element("option", { value: name, textContent: text(name) }),
+    );
+    return element("optgroup", { label: text("boxes") }, ...options);
+  }
+
+  /** @param {string} value of an option */
+  usePreset(value) {
+    const { host, subjects } = this;
+    const name = PRESET_NAMES.find((one) => one === value);
+    if (this.aspects.has(value)) host.resize(sizeOf(value, edgeOf(host.size())));
+    else if (value === CLEAR) subjects.clearBoxes();
+    else if (name) subjects.usePreset(name);
+  }
+
   /** @param {Switch} name */
   createSwitch(name) {
     const flip = () => {
       this.switches[name] = !this.switches[name];
       this.subjects.refresh();
     };
-    return textButton(this.text(name), flip, { title: this.text(`${name}Hint`) });
+    return textButton(this.host.text(name), flip, { title: this.host.text(`${name}Hint`) });
   }
 
   refresh() {
-    this.presets.disabled = !this.subjects.boxesEditable;
+    this.boxGroup.disabled = !this.subjects.boxesEditable;
+    this.sizeGroup.disabled = !this.host.sizeEditable();
+    const edge = edgeOf(this.host.size());
+    for (const [name, option] of this.aspects) {
+      const label = `${name}  (${sizeOf(name, edge).join(" × ")})`;
+      if (option.textContent !== label) option.textContent = label;
+    }
     for (const name of /** @type {Switch[]} */ (Object.keys(this.buttons)))
       this.buttons[name].setAttribute("aria-pressed", String(this.switches[name]));
   }

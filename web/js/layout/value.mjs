@@ -1,9 +1,10 @@
 // The layout's value as workflow files hold it:
-//   {"version": 1, "subjects": [{"phrase": text, "box": [x0, y0, x1, y1] or null, "weight": number}]}
+//   {"version": 1, "subjects": [{"phrase": text, "box": [x0, y0, x1, y1] or null, "weight": number,
+//    "off": true where it is left out of the run}]}
 // Boxes are normalised: in 0..1 from the picture's top left corner. nodes/layout/boxes.py reads the same.
 
 /** @typedef {[number, number, number, number]} Box x0, y0, x1, y1 in 0..1 */
-/** @typedef {{phrase: string, box: Box | null, weight: number}} Subject */
+/** @typedef {{phrase: string, box: Box | null, weight: number, off?: true}} Subject off: not in the run */
 /** @typedef {"newer" | "unreadable" | "tooMany"} Fault why a value can't be edited */
 
 export const VERSION = 1;
@@ -59,6 +60,7 @@ function readSubject(raw) {
     phrase: typeof raw.phrase === "string" ? raw.phrase.slice(0, MAX_LETTERS) : "",
     box: readBox(raw.box),
     weight: isNumber(raw.weight) ? clamp(raw.weight, 0, MAX_WEIGHT) : 1,
+    ...(raw.off === true && { off: true }),
   };
 }
 
@@ -93,10 +95,11 @@ function span(a, b) {
 export function wasCorrected(subjects, raw) {
   const isZero = (/** @type {unknown} */ box) =>
     Array.isArray(box) && box.every((edge) => edge === 0);
-  const fields = (/** @type {any} */ { phrase = "", box, weight = 1 }) => [
+  const fields = (/** @type {any} */ { phrase = "", box, weight = 1, off = false }) => [
     phrase,
     isZero(box) ? null : (box ?? null),
     weight,
+    off,
   ];
   return JSON.stringify(subjects.map(fields)) !== JSON.stringify((raw?.subjects ?? []).map(fields));
 }
@@ -108,10 +111,11 @@ export function wasCorrected(subjects, raw) {
 export function writeValue(subjects) {
   return {
     version: VERSION,
-    subjects: subjects.map(({ phrase, box, weight }) => ({
+    subjects: subjects.map(({ phrase, box, weight, off }) => ({
       phrase,
       box: box && rounded(box),
       weight,
+      ...(off && { off }),
     })),
   };
 }

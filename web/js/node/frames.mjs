@@ -6,3 +6,5 @@
 export function afterFrames(count, then) {
   requestAnimationFrame(() => (count > 1 ? afterFrames(count - 1, then) : then()));
 }
+
+export const nextFrame = () => new Promise(requestAnimationFrame);

@@ -2,7 +2,7 @@
 
 import { app } from "../../../../scripts/app.js";
 
-/** @typedef {{references: string[], boxes: unknown[], size: number[]}} Run references: file names */
+/** @typedef {{references: string[], boxes: unknown[], size: number[]}} Run references: file names, "" for a subject that was off */
 
 const THUMBNAIL = /^msd_reference_[\w.-]+\.png$/; // as the node names its copies of the references
 
@@ -14,8 +14,8 @@ export function readRun(output) {
   try {
     const { boxes, linked, size } = JSON.parse(output.msd_layout[0]);
     return {
-      references: output.msd_references.filter((/** @type {string} */ name) =>
-        THUMBNAIL.test(name),
+      references: output.msd_references.map((/** @type {string} */ name) =>
+        THUMBNAIL.test(name) ? name : "",
       ),
       boxes: linked && Array.isArray(boxes) ? boxes : [],
       size: Array.isArray(size) ? size : [], // older versions of the node give none

@@ -8,11 +8,14 @@ import { text } from "../layout/texts.mjs";
 import { afterFrames } from "./frames.mjs";
 import { EditorHolder } from "./holder.mjs";
 import { LastRun } from "./last_run.mjs";
+import { linkOf } from "./links.mjs";
+import { upload } from "./load_image.mjs";
 import { References } from "./references.mjs";
-import { pixels } from "./size.mjs";
-import { hasReferenceGap, sortSockets } from "./sockets.mjs";
+import { pixels, setPixels } from "./size.mjs";
+import { hasReferenceGap, referenceLinks, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
+import "./wheel.mjs";
 
 const MAX_WAITS = 30; // for the host to move links, two frames each
 // Property of the node that holds a copy of the value. A front end that doesn't load our files saves
@@ -59,7 +62,15 @@ export class LayoutNode {
         const size = this.lastRun.get()?.size ?? [];
         return [pixels(node, "width", size[0]), pixels(node, "height", size[1])];
       },
+      sizeEditable: () => !linkOf(node, "width") && !linkOf(node, "height"),
+      resize: (size) => {
+        holdUndoStep(); // the node's height follows
+        setPixels(node, size);
+      },
       reference: (index) => this.references.get(index),
+      referenceCount: () => referenceLinks(node).length,
+      upload,
+      giveReference: (index, name) => this.references.give(index, name),
       linkedBoxes: () =>
         sourceOf(node, "boxes") === null ? null : (this.lastRun.get()?.boxes ?? []),
       onChange: endUndoStep,

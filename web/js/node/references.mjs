@@ -1,8 +1,15 @@
 // The node's references: what the editor shows of each, and which subject each belongs to.
 
+import { MAX_SUBJECTS } from "../layout/value.mjs";
+import { nextFrame } from "./frames.mjs";
 import { ReferenceImages, referenceAddress } from "./images.mjs";
+import { slotOf } from "./links.mjs";
+import { addLoader, isOpenLoader, setFile } from "./load_image.mjs";
 import { disconnectSubject, referenceLinks, referenceSocket, regionSocket } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
+import { holdUndoStep } from "./undo_steps.mjs";
+
+const MAX_WAITS = 60; // frames, for the host to add a socket
 
 export class References {
   /**
@@ -31,6 +38,29 @@ export class References {
       image: address ? this.images.get(address) : null,
       region: sourceOf(this.node, regionSocket(index)) !== null,
     };
+  }
+
+  /**
+   * Let a subject have a file as its reference: its own Load Image loads it, or else a new one.
+   * @param {number} index
+   * @param {string} name of the file on the server
+   */
+  async give(index, name) {
+    const { node } = this;
+    const socket = referenceSocket(index);
+    const sources = Array.from({ length: MAX_SUBJECTS }, (_, i) =>
+      sourceOf(node, referenceSocket(i)),
+    );
+    const own = sources[index]?.node;
+    holdUndoStep();
+    if (own && isOpenLoader(own) && sources.every((one, i) => i === index || one?.node !== own))
+      return setFile(own, name);
+    for (let waits = 0; slotOf(node, socket) < 0 && waits < MAX_WAITS; waits++) {
+      await nextFrame(); // the host adds the next socket
+      holdUndoStep();
+    }
+    const slot = slotOf(node, socket);
+    if (slot >= 0) addLoader(node, name)?.connect(0, node, slot);
   }
 
   /** The subjects were loaded together with the links. */

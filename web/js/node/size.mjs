@@ -25,6 +25,19 @@ export function pixels(node, name, lastRun) {
 }
 
 /**
+ * Type another size.
+ * @param {import("./links.mjs").HostNode} node
+ * @param {import("../layout/geometry.mjs").Size} size
+ */
+export function setPixels(node, [width, height]) {
+  for (const widget of node.widgets ?? []) {
+    if (widget.name !== "width" && widget.name !== "height") continue;
+    widget.value = widget.name === "width" ? width : height;
+    widget.callback?.(widget.value);
+  }
+}
+
+/**
  * The number that a source gives, as far as its widgets show.
  * @param {import("./sources.mjs").Source} source
  * @returns {{value?: number, certain: boolean}} certain: it has no other number, and nothing linked

@@ -1,0 +1,128 @@
+"""What the editor looks like: contrast in both themes, colours, and many subjects."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator
+from ui import SETTING, Ui, subject, workflow
+
+MIN_CONTRAST = 4.5
+TEXTS = (
+    ".msd-button",
+    ".msd-note",
+    ".msd-place",
+    ".msd-label span",
+    "select",
+    "input",
+    ".msd-chip",
+)
+COLOUR = """element => {
+    const read = (e) => getComputedStyle(e);
+    let opacity = 1;
+    for (let e = element; e; e = e.parentElement) opacity *= Number(read(e).opacity);
+    const empty = element instanceof HTMLInputElement && !element.value;
+    const style = empty ? getComputedStyle(element, '::placeholder') : read(element);
+    if (empty) opacity *= Number(style.opacity);
+    return [...style.color.match(/[\\d.]+/g).slice(0, 3).map(Number), opacity];
+}"""
+
+
+@pytest.fixture(params=["dark", "light"])
+def theme(ui: Ui, request: pytest.FixtureRequest) -> Iterator[str]:
+    ui.page.evaluate(SETTING, ["Comfy.ColorPalette", request.param])
+    yield request.param
+    ui.page.evaluate(SETTING, ["Comfy.ColorPalette", "dark"])
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    """Relative luminance of an sRGB colour in 0..255, by WCAG 2."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (channel / 255 for channel in colour)
+    ]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(element: Locator) -> float:
+    """Contrast of an element's text to the most frequent colour of its picture."""
+    shot = Image.open(io.BytesIO(element.screenshot())).convert("RGB")
+    counts = shot.getcolors(shot.width * shot.height) or []
+    ground = tuple(map(float, max(counts)[1]))  # type: ignore[arg-type]
+    *colour, opacity = element.evaluate(COLOUR)
+    blended = [opacity * c + (1 - opacity) * g for c, g in zip(colour, ground, strict=True)]
+    lights = sorted((luminance(tuple(blended)), luminance(ground)))
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+
+def grid(count: int) -> list[dict[str, object]]:
+    """Subjects side by side and below one another."""
+    edge = next(n for n in range(1, 5) if n * n >= count)
+    cells = [(i % edge / edge, i // edge / edge) for i in range(count)]
+    return [
+        subject(f"thing {i}", (x, y, x + 0.9 / edge, y + 0.9 / edge))
+        for i, (x, y) in enumerate(cells, 1)
+    ]
+
+
+def test_texts_can_be_read(ui: Ui, theme: str) -> None:
+    """Of every part, in every state: pressed, missing, off, empty."""
+    subjects = grid(6)  # all of them in sight
+    subjects[1] |= {"off": True}
+    subjects[2] |= {"box": None}
+    subjects[3] |= {"phrase": ""}
+    ui.load(workflow(subjects=subjects, size=[400, 1100]), scale=0.7)
+    ui.element("button", has_text="Snap").click()
+    ui.page.mouse.move(5, 940)
+    found: dict[str, float] = {}
+    for selector in TEXTS:
+        for number, element in enumerate(ui.element(selector).all()):
+            text = element.inner_text() or element.get_attribute("aria-label")
+            found[f"{selector} {number} {text}"] = contrast(element)
+    lowest = min(found, key=lambda name: found[name])
+    print(f"lowest contrast: {found[lowest]:.2f} of {lowest}")
+    assert found[lowest] >= MIN_CONTRAST, {k: v for k, v in found.items() if v < MIN_CONTRAST}
+    ui.element("button", has_text="Snap").click()
+    ui.shot(f"states, {theme}")
+
+
+def test_sixteen_subjects_differ_and_scroll(ui: Ui) -> None:
+    ui.load(workflow(subjects=grid(16), size=[400, 1100]), scale=0.7)
+    chips = ui.element(".msd-chip")
+    looks = chips.evaluate_all("all => all.map((c) => [c.style.background, c.dataset.hatched])")
+    assert len({tuple(look) for look in looks}) == 16
+    assert ui.element(".msd-thumb").first.evaluate("e => [e.clientWidth, e.clientHeight]") == [
+        40,
+        40,
+    ]
+    rows = ui.element(".msd-rows")
+    shown = rows.evaluate("e => e.clientHeight / e.querySelector('.msd-row').offsetHeight")
+    assert 6 <= shown < 7
+    scale = ui.page.evaluate("() => app.canvas.ds.scale")
+    box = rows.bounding_box()
+    assert box
+    ui.page.mouse.move(box["x"] + 60, box["y"] + 60)
+    ui.page.mouse.wheel(0, 120)
+    ui.until(lambda: rows.evaluate("e => e.scrollTop") > 0)
+    assert ui.page.evaluate("() => app.canvas.ds.scale") == scale
+    ui.click(0.1, 0.1)  # its row comes into sight
+    ui.until(lambda: rows.evaluate("e => e.scrollTop") == 0)
+    ui.click(0.85, 0.85)
+    ui.until(lambda: rows.evaluate("e => e.scrollTop + e.clientHeight >= e.scrollHeight - 1"))
+
+
+@pytest.mark.parametrize("count", [1, 4, 9, 16])
+def test_shots_of_many_subjects(ui: Ui, theme: str, count: int) -> None:
+    ui.load(workflow(subjects=grid(count), size=[400, 1100]), scale=0.7)
+    assert ui.element("li").count() == count
+    ui.shot(f"{count} subjects, {theme}")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1536, 640), (640, 1536)])
+def test_shots_of_long_pictures(ui: Ui, width: int, height: int) -> None:
+    saved = workflow(subjects=grid(4), size=[400, 1100], width=width, height=height)
+    ui.load(saved, scale=0.7)
+    _, _, w, h = ui.frame()
+    assert abs(w / h - width / height) < 0.05 * width / height
+    ui.shot(f"{width} x {height}")

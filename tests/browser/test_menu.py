@@ -1,0 +1,110 @@
+"""The menu of the right mouse button, and layouts as text on the clipboard."""
+
+import json
+
+from ui import BOXES, TWO, Ui, near, subject, workflow
+
+CAT = subject("cat", (0.1, 0.2, 0.5, 0.6))
+
+
+def choose(ui: Ui, item: str) -> None:
+    ui.page.get_by_role("menuitem", name=item).locator("visible=true").click()
+
+
+def right_click(ui: Ui, x: float, y: float) -> None:
+    ui.click(x, y, button="right")
+    ui.page.get_by_role("menu").locator("visible=true").wait_for()
+
+
+def allow_clipboard(ui: Ui) -> None:
+    ui.context.grant_permissions(["clipboard-read", "clipboard-write"])
+
+
+def clipboard(ui: Ui) -> str:
+    return ui.page.evaluate("() => navigator.clipboard.readText()")
+
+
+def put(ui: Ui, text: str) -> None:
+    ui.page.evaluate("text => navigator.clipboard.writeText(text)", text)
+
+
+def test_boxes_are_swapped_and_aligned(ui: Ui) -> None:
+    """Each is one undo step; the host's own menu doesn't come."""
+    ui.still()
+    ui.capture()
+    right_click(ui, 0.25, 0.5)
+    ui.shot("menu of a box")
+    assert not ui.page.locator(".litecontextmenu").count()
+    choose(ui, "Swap boxes with 2: heart")
+    assert [one["box"] for one in ui.subjects] == [list(BOXES[1]), list(BOXES[0])]
+    ui.element(".msd-chip").nth(0).click(button="right")
+    choose(ui, "Bottom")
+    assert near(ui.subjects[0]["box"], (0.55, 0.5, 0.95, 1), 1e-4)
+    ui.still()
+    ui.click(0.99, 0.01)
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects[0]["box"] == list(BOXES[1]))
+    right_click(ui, 0.99, 0.01)
+    assert not ui.page.get_by_role("menuitem", name="Swap").locator("visible=true").count()
+    ui.press("Escape")
+    ui.until(lambda: not ui.page.get_by_role("menu").locator("visible=true").count())
+
+
+def test_the_menus_keys(ui: Ui) -> None:
+    ui.click(0.25, 0.5)
+    ui.press("Shift+F10", *["ArrowUp"] * 4, "Enter")  # from the last: clear, paste, copy, remove
+    ui.until(lambda: [one["phrase"] for one in ui.subjects] == ["heart"])
+
+
+def test_a_layout_is_copied_and_pasted_as_text(ui: Ui) -> None:
+    allow_clipboard(ui)
+    right_click(ui, 0.99, 0.01)
+    choose(ui, "Copy layout as text")
+    ui.until(lambda: json.loads(clipboard(ui)) == ui.value)
+    ui.load(workflow(subjects=[subject("a"), subject("b"), CAT]))
+    right_click(ui, 0.99, 0.99)
+    choose(ui, "Paste layout from text")
+    ui.until(lambda: ui.subjects == [*TWO, CAT])  # those beyond the text's stay
+    put(ui, "blue cat: 0,0.25,0.4,0.75\nred cup: 0.6, 0.25, 1, 0.75")
+    ui.click(0.99, 0.99)
+    ui.press("Control+v")
+    ui.until(lambda: ui.subjects[0] == subject("blue cat", (0, 0.25, 0.4, 0.75)))
+    assert ui.subjects[1:] == [subject("red cup", (0.6, 0.25, 1, 0.75)), CAT]
+
+
+def test_text_that_is_no_layout(ui: Ui) -> None:
+    """It changes nothing, and the note says what doesn't fit."""
+    allow_clipboard(ui)
+    cases = {
+        "hello": "The clipboard holds no layout",
+        "cat: 0,0,1,1\ndog: 0,0,512,512": "Line 2 isn't phrase: x0,y0,x1,y1 in 0..1",
+        json.dumps([CAT, {**CAT, "weight": "much"}]): "Subject 2 of the text has values",
+        json.dumps({"version": 2, "subjects": [CAT]}): "A newer version",
+        json.dumps([CAT] * 17): "more than 16 subjects",
+        json.dumps([{"phrase": "<img src=x onerror='window.pwned=1'>", "box": "x"}]): "Subject 1",
+    }
+    for text, words in cases.items():
+        put(ui, text)
+        right_click(ui, 0.99, 0.01)
+        choose(ui, "Paste layout from text")
+        ui.until(lambda words=words: words in ui.note())
+        assert ui.subjects == TWO
+    assert ui.page.evaluate("() => window.pwned") is None
+    ui.context.clear_permissions()
+
+
+def test_the_menu_of_a_row(ui: Ui) -> None:
+    """The text fields keep the browser's own menu."""
+    ui.show(0.8)  # all rows in sight
+    row = ui.element(".msd-row").nth(1)
+    row.locator(".msd-label span").click(button="right")
+    ui.shot("menu of a row")
+    choose(ui, "Switch off")
+    assert ui.subjects == [TWO[0], {**TWO[1], "off": True}]
+    row.locator(".msd-label span").click(button="right")
+    choose(ui, "Switch on")
+    ui.phrase(1).click(button="right")
+    assert not ui.page.get_by_role("menu").locator("visible=true").count()
+    row.locator(".msd-label span").click(button="right")
+    choose(ui, "Remove this subject")
+    ui.until(lambda: ui.subjects == [TWO[0]])

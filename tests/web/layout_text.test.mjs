@@ -1,0 +1,66 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { layoutText, readText, subjectText } from "../../web/js/layout/layout_text.mjs";
+import { MAX_SUBJECTS, VERSION } from "../../web/js/layout/value.mjs";
+import { boxFrom, numbersFrom } from "./random.mjs";
+
+const CAT = { phrase: "cat", box: [0, 0.25, 0.4, 0.75], weight: 1 };
+const CUP = { phrase: 'a "cup": blue', box: null, weight: 0.5, off: true };
+
+test("what is copied is read again as it was", () => {
+  assert.deepEqual(readText(layoutText([CAT, CUP])), { subjects: [CAT, CUP], single: false });
+  assert.deepEqual(readText(subjectText(CUP)), { subjects: [CUP], single: true });
+  const next = numbersFrom(3);
+  for (let i = 0; i < 100; i++) {
+    const text = layoutText([{ ...CAT, box: boxFrom(next) }]);
+    const read = readText(text);
+    assert.equal(layoutText(read.subjects), text);
+  }
+});
+
+test("lines of phrases and boxes are read", () => {
+  const text = `cat: 0,0.25,0.4,0.75\n\n  red: cup : 0.6, .25, 1.0, 0.75 ;\n猫：0，0，1，1`;
+  assert.deepEqual(
+    readText(text).subjects.map(({ phrase, box }) => [phrase, ...box]),
+    [
+      ["cat", 0, 0.25, 0.4, 0.75],
+      ["red: cup", 0.6, 0.25, 1, 0.75],
+      ["猫", 0, 0, 1, 1],
+    ],
+  );
+});
+
+test("a list of subjects is read too", () => {
+  assert.deepEqual(readText(JSON.stringify([CAT])), { subjects: [CAT], single: false });
+});
+
+test("what isn't a layout is left to others", () => {
+  for (const text of [
+    "",
+    "hello",
+    "{",
+    "[]",
+    "{}",
+    '{"nodes": []}',
+    '{"subjects": []}',
+    "[1]",
+    "12",
+  ])
+    assert.equal(readText(text), null, text);
+});
+
+test("a layout that doesn't fit is refused, and says where", () => {
+  const many = Array(MAX_SUBJECTS + 1).fill("cat: 0,0,1,1");
+  const cases = [
+    ["cat: 0,0,1,1\ndog: 0,0,2,1", { key: "textLine", values: { n: 2 } }],
+    ["cat: 0,0,1,1\ndog", { key: "textLine", values: { n: 2 } }],
+    ["cat: 0.5,0,0.5,1", { key: "textLine", values: { n: 1 } }],
+    [many.join("\n"), { key: "tooMany" }],
+    [
+      JSON.stringify([CAT, { ...CAT, box: [0, 0, 512, 512] }]),
+      { key: "textSubject", values: { n: 2 } },
+    ],
+    [JSON.stringify({ version: VERSION + 1, subjects: [CAT] }), { key: "newer" }],
+  ];
+  for (const [text, problem] of cases) assert.deepEqual(readText(text), problem, text);
+});
