@@ -81,7 +81,7 @@ def sample_cases(work: Path, models: Path, only: list[str] | None, count: int | 
         start = time.monotonic()
         if isinstance(case, PlacedCase):
             pictures = sample_placed(case, FluxSampler(nodes, models), count or case.count)
-        elif (models / "ms_diffusion" / case.adapter).exists():
+        elif any(models.glob(f"*/{case.adapter}")):
             pictures = sample(case, Sampler(nodes, models, case.adapter), count or case.count)
         else:
             print(f"{case.name}: there is no {case.adapter}")

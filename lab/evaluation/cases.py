@@ -54,6 +54,8 @@ CASES = (
     Case("weight 0.6", weight=0.6),
     Case("weight 1.2", weight=1.2),
     Case("shifted boxes, fixed", shift=0.15),
+    Case("IP-Adapter, boxes", count=SOME, adapter="ip_adapter_micro.safetensors"),
+    Case("MIP-Adapter, names", count=SOME, adapter="mip_adapter_micro.safetensors"),
 )
 
 

@@ -20,7 +20,8 @@ class Sampler:
 
     Args:
         nodes: the host's node classes by id, as `load_host` gives them.
-        models: folder with checkpoints/, clip_vision/ and ms_diffusion/ of the family.
+        models: folder with checkpoints/, clip_vision/ and ms_diffusion/ of the family, and
+            ipadapter/ if there are such adapters.
         adapter: file name of the adapter.
     """
 
@@ -30,7 +31,7 @@ class Sampler:
         self.nodes = nodes
         import folder_paths
 
-        for kind in ("checkpoints", "clip_vision", "ms_diffusion"):
+        for kind in ("checkpoints", "clip_vision", "ms_diffusion", "ipadapter"):
             folder_paths.add_model_folder_path(kind, str(models / kind), is_default=True)
         self.model, self.clip, self.vae = self._run(
             "CheckpointLoaderSimple", ckpt_name="micro.safetensors"

@@ -1,5 +1,7 @@
 """A narrow autoencoder of TAESD's topology, quick to train, that widens into the host's TAESD."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,6 +80,17 @@ class Autoencoder(nn.Module):
             if number in ("3", "8", "13"):
                 x = F.interpolate(x, scale_factor=2)
         return x
+
+
+def narrow(taesd: Mapping[str, Tensor]) -> Autoencoder:
+    """The narrow autoencoder that `widen` made the host's TAESD of."""
+    autoencoder = Autoencoder()
+    own = autoencoder.state_dict()
+    for name, weights in own.items():
+        side, _, rest = name.partition(".")
+        wide = taesd[f"taesd_{side}.{rest}"]
+        weights.copy_(wide[tuple(slice(0, size) for size in weights.shape)])
+    return autoencoder
 
 
 def widen(narrow: Autoencoder, taesd: nn.Module) -> None:

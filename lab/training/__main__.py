@@ -3,6 +3,11 @@
     python -m lab.training train --stage vae encoders base adapter adapter_without_masks judge
     python -m lab.training export
 
+A stage that follows vae and base can also go on from the family's files:
+
+    python -m lab.training import
+    python -m lab.training train --stage ip_adapter mip_adapter
+
 A stage that was stopped goes on where it was, and ends in the same weights as one without a break.
 Several processes share the work of one stage:
 
@@ -31,6 +36,11 @@ def main() -> None:
             from lab.training.export import export_family
 
             export_family(options.work, options.models)
+            return
+        if options.command == "import":
+            from lab.training.export import import_family
+
+            import_family(options.models, options.work)
             return
         processes.join()
         for stage in options.stage:
@@ -61,7 +71,9 @@ def parse() -> argparse.Namespace:
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     export = commands.add_parser("export", help="write the family's files")
     export.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
-    for command in (train, export):
+    back = commands.add_parser("import", help="make finished stages of the family's files")
+    back.add_argument("--models", type=Path, default=MODELS, help="folder to read from")
+    for command in (train, export, back):
         command.add_argument(
             "--work", type=Path, default=ROOT / ".lab" / "training", help="folder of the states"
         )

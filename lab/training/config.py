@@ -82,6 +82,8 @@ STAGES = {
         StageSettings(
             "adapter_without_masks", 12_384, 32, 16, lr=6e-4, warmup=3_200, seed=4, ema_decay=0.997
         ),
+        StageSettings("ip_adapter", 9_568, 32, 16, lr=6e-4, warmup=3_200, seed=4, ema_decay=0.997),
+        StageSettings("mip_adapter", 9_568, 32, 16, lr=6e-4, warmup=3_200, seed=4, ema_decay=0.997),
         StageSettings("flux", 150_400, 32, 16, lr=1.5e-3, warmup=3_200, seed=6),
         StageSettings("judge", 51_776, 64, 64, lr=2e-3, warmup=6_400, seed=5, ema_decay=0.99),
     )

@@ -1,17 +1,26 @@
-"""Export: from the EMAs of a work folder to files that the host's stock loaders read."""
+"""From the EMAs of a work folder to files that the host's stock loaders read, and back."""
 
 from pathlib import Path
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from lab.microworld import files, networks
-from lab.microworld.autoencoder import widen
+from lab.microworld.autoencoder import narrow, widen
+from lab.microworld.pack import MARK
+from lab.training.config import STAGES
 from lab.training.family import Family
 from lab.training.stages.vae import load_vae
-from lab.training.state import load_finished, state_path
+from lab.training.state import StageState, Weights, load_finished, save_state, state_path
 from lab.training.vocabulary import Vocabulary
 
 ADAPTERS = {
     "adapter": "ms_adapter_micro.safetensors",
     "adapter_without_masks": "ms_adapter_micro_without_masks.safetensors",
+}
+OTHER_FAMILIES = {
+    "ip_adapter": "ip_adapter_micro.safetensors",
+    "mip_adapter": "mip_adapter_micro.safetensors",
 }
 LICENSE = {"license": "GPL-3.0-or-later", "weights": "ema"}
 
@@ -23,7 +32,8 @@ def export_family(work: Path, models: Path) -> None:
     family.load_state_dict(load_finished(work, "base").ema)
     metadata = dict(LICENSE)
     for stage in ("vae", "encoders", "base"):
-        metadata |= load_finished(work, stage).metadata()
+        if state_path(work, stage).exists():  # stage encoders isn't, after `import_family`
+            metadata |= load_finished(work, stage).metadata()
 
     taesd = networks.vae()
     widen(load_vae(work), taesd)
@@ -47,6 +57,11 @@ def export_family(work: Path, models: Path) -> None:
             continue
         files.save(family.adapter.state_dict(), models / "ms_diffusion" / name, own)
 
+    for stage, name in OTHER_FAMILIES.items():
+        if state_path(work, stage).exists():
+            state = load_finished(work, stage)
+            files.save(state.ema, models / "ipadapter" / name, metadata | state.metadata())
+
     if state_path(work, "flux").exists():
         flux, state = networks.flux(), load_finished(work, "flux")
         flux.load_state_dict(state.ema)
@@ -58,3 +73,44 @@ def export_family(work: Path, models: Path) -> None:
     if state_path(work, "judge").exists():
         judge = load_finished(work, "judge")
         files.save(judge.ema, models / "judge/judge.safetensors", LICENSE | judge.metadata())
+
+
+def import_family(models: Path, work: Path) -> None:
+    """Write what `export_family` left in a models folder to a work folder, as finished stages vae
+    and base, for stages that go on from these.
+
+    Raises:
+        FileExistsError: the work folder has these stages.
+    """
+    for stage in ("vae", "base"):
+        if state_path(work, stage).exists():
+            raise FileExistsError(f"{state_path(work, stage)} is there already: move it away.")
+    checkpoint = _floats(models / "checkpoints/micro.safetensors")
+    family = Family(Vocabulary())
+    family.unet.load_state_dict(_part(checkpoint, "model.diffusion_model."))
+    for name, encoder in (("clip_l", family.text_l), ("clip_g", family.text_g)):
+        weights = _part(checkpoint, f"micro_text.{name}.transformer.")
+        embedding = "text_model.embeddings.token_embedding."
+        weights[f"{embedding}weight"] = weights.pop(f"{embedding}rows")
+        del weights[f"{embedding}ids"]
+        encoder.load_state_dict(weights)
+    family.vision.load_state_dict(_floats(models / "clip_vision/micro_vision.safetensors"))
+    family.adapter.load_state_dict(_floats(models / "ms_diffusion" / ADAPTERS["adapter"]))
+    autoencoder = narrow(_part(checkpoint, "first_stage_model."))
+    work.mkdir(parents=True, exist_ok=True)
+    for stage, module in (("vae", autoencoder), ("base", family)):
+        weights, settings = dict(module.state_dict()), STAGES[stage]
+        save_state(
+            StageState(settings.to_dict(), weights, weights, {}, samples=settings.samples), work
+        )
+
+
+def _floats(path: Path) -> Weights:
+    return {k: v.float() for k, v in load_file(path).items() if k != MARK}
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> Weights:
+    """The weights below a prefix, but for the family's mark."""
+    part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    part.pop(MARK, None)
+    return part

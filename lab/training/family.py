@@ -2,9 +2,10 @@
 classes, and the product's own adapter, coverage and attention."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from msd_core import MSAdapter
 from msd_core.attention.phrase_maps import AutoLayout
 from msd_core.attention.subjects import split_heads, subject_attention, subject_mask
 from msd_core.coverage import box_coverage
-from msd_core.models.unet import cross_attentions
+from msd_core.models.unet import cross_attentions, text_keys
 
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
@@ -26,6 +27,18 @@ LOOK = 0.3  # how much of the text attention a subject's phrase should get insid
 # Of one layer: the text attention's probabilities [n, heads, queries, 77], and the coverage
 # [n, MAX_SUBJECTS, queries].
 Map = tuple[Tensor, Tensor]
+
+
+class TextAttention(NamedTuple):
+    """A layer's text cross-attention."""
+
+    out: Tensor  # [n, queries, width]
+    probabilities: Tensor  # [n, heads, queries, 77]
+
+
+# Number of the layer in released order, query [n, queries, width], heads and text attention -> what
+# is added to the latter's output.
+ImageBranch = Callable[[int, Tensor, int, TextAttention], Tensor]
 
 
 @dataclass
@@ -53,6 +66,13 @@ class SubjectBatch:
         everywhere = self.without_masks[:, None] & self.present
         return box_coverage(self.boxes, height, width) | everywhere[..., None]
 
+    def coverages(self, latents: Tensor) -> dict[int, Tensor]:
+        """The coverage of each grid of the UNet's attentions, by its number of queries, for latents
+        [n, 4, h, w]."""
+        height, width = latents.shape[-2:]
+        grids = [(height // edge, width // edge) for edge in (1, 2)]
+        return {h * w: self.coverage(h, w) for h, w in grids}
+
 
 class Family(nn.Module):
     """The whole family, of the vocabulary's tokens only."""
@@ -72,6 +92,8 @@ class Family(nn.Module):
         self.adapter = networks.adapter(self.unet)
         self.context_width = 2 * networks.TEXT_WIDTH
         self.blocks = [a.block for a in cross_attentions(_shapes(self.unet))]
+        keys = text_keys(self.unet)
+        self.text_keys = [keys[block] for block in self.blocks]
         for encoder in (self.text_l, self.text_g):
             embeddings = encoder.text_model.embeddings
             rows = networks.Operations.Embedding(len(vocabulary.ids), networks.TEXT_WIDTH)
@@ -104,7 +126,11 @@ class Family(nn.Module):
     def features(self, references: Tensor) -> Tensor:
         """References [m, 3, 64, 64] in 0..1 -> features [m, 65, 64] of the last layer but one."""
         mean, std = CLIP_MEAN.to(self.device), CLIP_STD.to(self.device)
-        return self.vision((references - mean) / std, intermediate_output=-2)[1]
+        return self.hidden_states((references - mean) / std)
+
+    def hidden_states(self, pixel_values: Tensor) -> Tensor:
+        """Pixel values [m, 3, 64, 64] -> the tower's last hidden states but one [m, 65, 64]."""
+        return self.vision(pixel_values, intermediate_output=-2)[1]
 
     def phrase_embeds(self, phrases: Sequence[str]) -> Tensor:
         """[n, 64]"""
@@ -124,9 +150,7 @@ class Family(nn.Module):
             subjects.boxes[present],
             subjects.drop_grounding[:, None].expand_as(present)[present],
         )
-        # Scattered rather than padded: the tower and the resampler see only subjects that exist.
-        all_tokens = tokens.new_zeros(*present.shape, *tokens.shape[1:])
-        return all_tokens.index_put((present,), tokens).flatten(1, 2)
+        return scatter(tokens, present)
 
     def phrase_positions(self, texts: Sequence[str], subjects: SubjectBatch) -> Tensor:
         """Bool [n, MAX_SUBJECTS, 77], where each text holds each subject's phrase."""
@@ -173,56 +197,43 @@ class Family(nn.Module):
             noisy: [n, 4, h, w] latents of unit variance. timesteps: [n] in 0..999.
             tokens: `image_tokens` of the subjects.
         """
+        keys_values = self.adapter.keys_and_values(tokens)
+        coverages = subjects.coverages(noisy)
+        # Where any of these positions is, a subject covers the queries that look at it instead.
+        followed = subjects.auto_layout[:, None, None] & self.phrase_positions(texts, subjects)
+        maps: list[Map] = []
+
+        def image_branch(layer: int, q: Tensor, heads: int, text: TextAttention) -> Tensor:
+            key, value = (split_heads(x, heads) for x in keys_values[layer])
+            coverage = coverages[q.shape[1]]
+            maps.append((text.probabilities, coverage))
+            layout = AutoLayout(threshold=0.5)
+            layout.add(attention_to(text.probabilities.detach(), followed))
+            coverage = torch.where(followed.any(-1, True), layout.coverage(), coverage)
+            mask = subject_mask(coverage, key.shape[2] // coverage.shape[1], q.dtype)
+            return subject_attention(q, key, value, mask)
+
+        return self.denoise(noisy, timesteps, texts, image_branch), maps
+
+    def denoise(
+        self, noisy: Tensor, timesteps: Tensor, texts: Sequence[str], image_branch: ImageBranch
+    ) -> Tensor:
+        """The UNet's noise, with an image branch beside each text cross-attention; arguments as
+        those of `forward`."""
         context, pooled = self.text(texts)
         height, width = (8 * edge for edge in noisy.shape[-2:])
         numbers = torch.tensor([height, width, 0, 0, height, width])
         sizes = timestep_embedding(numbers, 256).flatten().expand(len(texts), -1).to(self.device)
-        keys_values = self.adapter.keys_and_values(tokens)
-        coverages = [subjects.coverage(height // edge, width // edge) for edge in (8, 16)]
-        y = torch.cat([pooled, sizes], -1)
-        followed = subjects.auto_layout[:, None, None] & self.phrase_positions(texts, subjects)
-        return self.denoise(noisy, timesteps.float(), context, y, keys_values, coverages, followed)
 
-    def denoise(
-        self,
-        noisy: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor,
-        keys_values: list[tuple[Tensor, Tensor]],
-        coverages: list[Tensor],
-        followed: Tensor,
-    ) -> tuple[Tensor, list[Map]]:
-        """The UNet, with the image branch beside each text cross-attention.
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+            heads = options["n_heads"]
+            text = TextAttention(*attention_and_probabilities(q, k, v, heads))
+            return text.out + image_branch(layer, q, heads, text)
 
-        Args:
-            coverages: [n, MAX_SUBJECTS, queries] of each grid, the largest first.
-            followed: bool [n, MAX_SUBJECTS, 77]; a subject with any of these positions covers the
-                queries that look at them instead.
-        """
-        maps: list[Map] = []
-
-        def image_branch(key: Tensor, value: Tensor) -> Any:
-            def attend(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
-                heads = options["n_heads"]
-                (coverage,) = (c for c in coverages if c.shape[-1] == q.shape[1])
-                text, probabilities = attention_and_probabilities(q, k, v, heads)
-                maps.append((probabilities, coverage))
-                layout = AutoLayout(threshold=0.5)
-                layout.add(attention_to(probabilities.detach(), followed))
-                coverage = torch.where(followed.any(-1, True), layout.coverage(), coverage)
-                mask = subject_mask(coverage, key.shape[1] // coverage.shape[1], q.dtype)
-                keys_values = split_heads(key, heads), split_heads(value, heads)
-                return text + subject_attention(q, *keys_values, mask)
-
-            return attend
-
-        patches = {
-            block: image_branch(key, value)
-            for block, (key, value) in zip(self.blocks, keys_values, strict=True)
-        }
+        patches = {block: partial(attend, layer) for layer, block in enumerate(self.blocks)}
         options = {"patches_replace": {"attn2": patches}}
-        return self.unet(noisy, timesteps, context, y, transformer_options=options), maps
+        y = torch.cat([pooled, sizes], -1)
+        return self.unet(noisy, timesteps.float(), context, y, transformer_options=options)
 
     def _encode(
         self, encoder: Any, rows: Tensor, lengths: list[int]
@@ -236,6 +247,13 @@ class Family(nn.Module):
             final_layer_norm_intermediate=False,
         )
         return hidden, projected, pooled
+
+
+def scatter(tokens: Tensor, present: Tensor) -> Tensor:
+    """Image tokens [m, T, C] of the subjects that exist -> [n, MAX_SUBJECTS * T, C], zeros for
+    those that don't: so the tower and the resampler need not see these."""
+    all_tokens = tokens.new_zeros(*present.shape, *tokens.shape[1:])
+    return all_tokens.index_put((present,), tokens).flatten(1, 2)
 
 
 def attention_to(probabilities: Tensor, positions: Tensor) -> Tensor:

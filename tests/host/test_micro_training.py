@@ -19,7 +19,13 @@ from safetensors import safe_open
 from lab.training.config import STAGES, StageSettings
 from lab.training.state import load_ema, load_finished, load_state
 
-RUNS = (("vae", "encoders"), ("base",), ("adapter", "adapter_without_masks", "judge", "flux"))
+OTHERS = ("ip_adapter", "mip_adapter")
+RUNS = (
+    ("vae", "encoders"),
+    ("base",),
+    ("adapter", "adapter_without_masks", "judge", "flux"),
+    OTHERS,
+)
 SAMPLES = 96  # of every stage: 2 to 6 steps; the base trains in two processes
 
 
@@ -89,6 +95,17 @@ def test_only_the_adapter_moves_in_its_stage(work: Path) -> None:
     assert moved == set(adapter) - {"dummy_image_tokens"}
 
 
+def test_later_stages_can_go_on_from_the_files(work: Path, models: Path, tmp_path: Path) -> None:
+    """In float16, but for what the files don't hold, which is for training alone."""
+    run("import", "--work", str(tmp_path), "--models", str(models))
+    expected = load_ema(work, "base")
+    expected |= {f"adapter.{name}": value for name, value in load_ema(work, "adapter").items()}
+    expected = {k: v for k, v in expected.items() if not k.startswith("read_edges.")}
+    for stage, before in (("vae", load_ema(work, "vae")), ("base", expected)):
+        after = load_ema(tmp_path, stage)
+        assert all(torch.equal(after[name], v.half().float()) for name, v in before.items())
+
+
 def test_the_files_run_in_the_host(models: Path, registry: dict[str, Any]) -> None:
     import lab.microworld.pack  # noqa: F401
     from lab.host.sampler import Sampler
@@ -97,12 +114,14 @@ def test_the_files_run_in_the_host(models: Path, registry: dict[str, Any]) -> No
     assert set(files) == {
         "checkpoints/micro.safetensors",
         "checkpoints/micro_flux.safetensors",
+        *(f"ipadapter/{stage}_micro.safetensors" for stage in OTHERS),
         "clip_vision/micro_vision.safetensors",
         "judge/judge.safetensors",
         "ms_diffusion/ms_adapter_micro.safetensors",
         "ms_diffusion/ms_adapter_micro_without_masks.safetensors",
     }
-    assert sum(p.stat().st_size for p in files.values()) <= 26e6
+    shipped = [path for name, path in files.items() if not name.startswith("ipadapter/")]
+    assert sum(path.stat().st_size for path in shipped) <= 26e6
     with safe_open(files["ms_diffusion/ms_adapter_micro.safetensors"], "pt") as file:
         metadata = file.metadata()
     assert {"base.seed", "base.steps", "adapter.steps", "adapter.minutes", "torch"} <= set(metadata)
@@ -112,8 +131,9 @@ def test_the_files_run_in_the_host(models: Path, registry: dict[str, Any]) -> No
     assert picture.shape == (3, 96, 144) and picture.isfinite().all()
 
 
+@pytest.mark.parametrize("stage", ["adapter", *OTHERS])
 def test_what_the_host_samples_is_what_was_trained(
-    work: Path, models: Path, registry: dict[str, Any]
+    work: Path, models: Path, registry: dict[str, Any], stage: str
 ) -> None:
     """A picture through the nodes, and the same by the training's own modules and plain Euler."""
     import lab.microworld.pack  # noqa: F401
@@ -122,10 +142,11 @@ def test_what_the_host_samples_is_what_was_trained(
     from lab.host.workflows import CFG, NEGATIVE
     from lab.microworld.scenes import SHAPES, caption
     from lab.training.family import Family, SubjectBatch
+    from lab.training.stages import build_task
     from lab.training.vocabulary import Vocabulary
 
-    steps = 4
-    sampler, scenes = Sampler(registry, models), draw_held_out("two").scenes
+    adapter = f"{'ms_' if stage == 'adapter' else ''}{stage}_micro.safetensors"
+    steps, sampler, scenes = 4, Sampler(registry, models, adapter), draw_held_out("two").scenes
     references = draw_held_out("two").references[0, :2]
     boxes, looks = scenes.boxes[:1], scenes.looks[0]
     text = caption(looks, boxes[0], int(scenes.background[0]))
@@ -133,13 +154,23 @@ def test_what_the_host_samples_is_what_was_trained(
     subjects = sampler.subjects(references, phrases, boxes[0, :2], (128, 128))
     picture = sampler.picture(text, (128, 128), 7, subjects, steps=steps)
 
-    family = Family(Vocabulary())
-    family.load_state_dict(load_ema(work, "base"))
-    family.adapter.load_state_dict(load_ema(work, "adapter"))
-    family.half().float().eval()
     no = torch.zeros(1, dtype=torch.bool)
     guided = SubjectBatch(references, phrases, boxes, no, no, no)
-    alone = SubjectBatch(references[:0], [], torch.zeros_like(boxes), no, no, no)
+    if stage == "adapter":
+        alone = SubjectBatch(references[:0], [], torch.zeros_like(boxes), no, no, no)
+        family = Family(Vocabulary())
+        family.load_state_dict(load_ema(work, "base"))
+        family.adapter.load_state_dict(load_ema(work, "adapter"))
+        family.half().float().eval()
+
+        def predict(*inputs: Any) -> torch.Tensor:
+            return family(*inputs, family.image_tokens(inputs[-1]))[0]
+    else:
+        alone = replace(guided, drop_grounding=~no)  # blank image tokens
+        task: Any = build_task(replace(STAGES[stage], scenes=0.03), work, torch.device("cpu"))
+        task.adapter.load_state_dict(load_ema(work, stage))
+        task.half().float().eval()
+        predict = task.noise
     sampling = sampler.model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
     x = torch.randn(1, 4, 16, 16, generator=torch.manual_seed(7))
@@ -148,7 +179,7 @@ def test_what_the_host_samples_is_what_was_trained(
         for sigma, after in pairwise(sigmas):
             noisy, timestep = x / (1 + sigma**2).sqrt(), sampling.timestep(sigma)[None]
             noise, plain = (
-                family(noisy, timestep, [words], subjects, family.image_tokens(subjects))[0]
+                predict(noisy, timestep, [words], subjects)
                 for words, subjects in ((text, guided), (NEGATIVE, alone))
             )
             x = x + (plain + CFG * (noise - plain)) * (after - sigma)

@@ -30,6 +30,10 @@ def build_task(settings: StageSettings, folder: Path, device: torch.device) -> T
         from lab.training.stages.flux import FluxTask
 
         return FluxTask(settings, folder, device)
+    if settings.stage in ("ip_adapter", "mip_adapter"):
+        from lab.training.stages.ip_adapter import IPAdapterTask
+
+        return IPAdapterTask(settings, folder, device)
     from lab.training.stages import denoising
 
     if settings.stage == "base":

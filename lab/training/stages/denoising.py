@@ -8,7 +8,7 @@ adapter  As MS-Diffusion is trained: everything is frozen but resampler and proj
 from pathlib import Path
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from lab.training.config import StageSettings
 from lab.training.dataset import Drops, NoisyScenes, draw_noisy_scenes, load_scenes
@@ -91,5 +91,10 @@ class AdapterTask(DenoisingTask):
         batch, family = micro_batch.to(self.family.device), self.family
         tokens = family.image_tokens(batch.subjects)
         noise, _ = family(batch.noisy, batch.timesteps, batch.texts, batch.subjects, tokens)
-        error = (noise - batch.noise).square().mean((1, 2, 3))
-        return {"loss": (error * batch.weight).mean(), "error": error.detach().mean()}
+        return denoising_losses(noise, batch)
+
+
+def denoising_losses(noise: Tensor, batch: NoisyScenes) -> Losses:
+    """Of predicted noise [n, 4, h, w]."""
+    error = (noise - batch.noise).square().mean((1, 2, 3))
+    return {"loss": (error * batch.weight).mean(), "error": error.detach().mean()}
