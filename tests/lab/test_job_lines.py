@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,8 @@ def test_the_own_workflow_is_the_example(folder: Path) -> None:
         linked = {i["name"] for i in nodes[name]["inputs"] if i.get("link") is not None}
         assert linked == {k for k, v in node["inputs"].items() if isinstance(v, list)}
         widgets = [v for v in nodes[name]["widgets_values"] if v not in ("fixed", "image")]
+        inputs = [i["name"] for i in nodes[name]["inputs"] if "widget" in i]
+        widgets = [v for i, v in zip_longest(inputs, widgets) if i not in linked]
         values = [v for v in node["inputs"].values() if not isinstance(v, list)]
         assert sorted(map(str, values)) == sorted(map(str, widgets))
 
