@@ -2,6 +2,7 @@
 projection for every cross-attention of a UNet of SDXL or SD1.5. It takes no phrase; the box only
 places the subject (docs/ip_adapter.md)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from .released import ReleasedAdapter
 Shapes = Mapping[str, Sequence[int]]
 
 
-class ImageProj(nn.Module):
+class ImageProj(nn.Module, ABC):
     """Image features of n references -> image tokens [n, T, C]."""
 
     features: FeatureKind
@@ -31,13 +32,13 @@ class ImageProj(nn.Module):
     output_dim: int  # C
 
     @classmethod
+    @abstractmethod
     def from_shapes(cls, shapes: Shapes, metadata: Mapping[str, str], operations: Any) -> Self:
         """One without weights (device meta), of the sizes of a file.
 
         Raises:
             ValueError: a key is missing, or of a shape that fits nothing.
         """
-        raise NotImplementedError
 
 
 class LinearImageProj(ImageProj):

@@ -1,6 +1,7 @@
 """What adapter files of all families have in common: they say by their tensors' shapes what is in
 them, and hold a key and a value projection for each cross-attention of the UNet."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from .family import Needs, Rule, check_shapes, flat_keys, weights_digest
 from .projections import Projection
 
 
-class ReleasedAdapter(nn.Module):
+class ReleasedAdapter(nn.Module, ABC):
     """An `Adapter` of `msd_core.adapters.family` whose `state_dict()` has the flat keys of a
     released file; build it with `from_state_dict` or `msd_core.checkpoint.load_adapter`.
 
@@ -51,13 +52,13 @@ class ReleasedAdapter(nn.Module):
     def text_weights(self) -> list[Tensor] | None:
         return None
 
+    @abstractmethod
     def image_tokens(
         self, features: Tensor, phrases: Tensor, boxes: Tensor, use_grounding: bool
-    ) -> Tensor:
-        raise NotImplementedError
+    ) -> Tensor: ...
 
-    def blank_image_tokens(self, features: Tensor) -> Tensor | None:
-        raise NotImplementedError
+    @abstractmethod
+    def blank_image_tokens(self, features: Tensor) -> Tensor | None: ...
 
     def keys_and_values(self, image_tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [projection(image_tokens) for projection in self.projections]
@@ -106,11 +107,11 @@ class ReleasedAdapter(nn.Module):
         return adapter.requires_grad_(False)
 
     @classmethod
+    @abstractmethod
     def build(
         cls, shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], operations: Any
     ) -> Self:
         """As `from_shapes`, of the host's modules, not yet checked for what is left over."""
-        raise NotImplementedError
 
     def settings(self) -> tuple[object, ...]:
         """What it computes with besides its weights."""

@@ -1,5 +1,6 @@
 """The image branch of one MSD Apply: what it adds to each text cross-attention."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,7 +30,7 @@ class Layer(NamedTuple):
     width: int
 
 
-class Branch:
+class Branch(ABC):
     """What one MSD Apply adds to each text cross-attention, by whichever rule.
 
     Args:
@@ -56,6 +57,7 @@ class Branch:
         """Whether it acts on the rows of all conditionings, not on the positive ones' alone."""
         return bool(self.blank_keys_values)
 
+    @abstractmethod
     def add(
         self, run: Run, part: Part, layer: Layer, out: Tensor, q: Tensor, k: Tensor,
         text: Tensor | None = None,
@@ -68,7 +70,6 @@ class Branch:
             text: [B, N, C], `out` before any branch was added, for a branch that reads it; None
                 is `out` itself.
         """
-        raise NotImplementedError
 
     def _keys_values(self, run: Run, part: Part, layer: Layer, query: Tensor) -> KeyValue:
         """A layer's key and value [1, heads, K, d], moved to the query's device once a run."""
