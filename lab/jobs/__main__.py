@@ -25,7 +25,7 @@ from lab.jobs.engines import InProcessWorker, work_in_a_loop, work_on_ray, work_
 from lab.jobs.folder import Folder
 from lab.jobs.hashes import Hashes
 from lab.jobs.lines import VERSION, WORKFLOW, Job, read_jobs, read_workflow
-from lab.jobs.worker import Result
+from lab.jobs.worker import STOPPED, Result
 
 FEW = 5  # failed jobs that are named
 Results = Generator[Result, None, None]
@@ -35,6 +35,7 @@ def main() -> None:
     options = parse()
 
     def stop(*_: Any) -> None:
+        STOPPED.set()
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored

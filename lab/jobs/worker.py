@@ -1,5 +1,6 @@
 """One worker: a ComfyUI that makes the pictures of jobs, one after the other."""
 
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from lab.jobs.folder import Folder
 from lab.jobs.lines import Job
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "ran out of memory on your GPU")  # as the host says it
+# By Ctrl-C. Its exception alone isn't enough: libraries make other errors of it, safetensors among
+# them, or none.
+STOPPED = threading.Event()
 
 
 class Host(Protocol):
@@ -50,8 +54,13 @@ class Worker:
         self.uploaded: set[str] = set()
 
     def make(self, job: Job) -> Result:
-        """Make a job's picture, unless it is there; again if that fails, as often as is allowed."""
+        """Make a job's picture, unless it is there; again if that fails, as often as is allowed.
+
+        Raises KeyboardInterrupt: the process was stopped.
+        """
         while True:
+            if STOPPED.is_set():
+                raise KeyboardInterrupt
             if self.folder.is_there(job.id):
                 return Result(job, "there")
             if error := self.folder.failures().get(job.id):
@@ -74,6 +83,8 @@ class Worker:
                 first = self.folder.commit(self.name, job.id, png, manifest)
                 return Result(job, "made" if first else "there")
             except PromptError as error:
+                if STOPPED.is_set():
+                    continue
                 sentence = str(error).splitlines()[0]
                 self.folder.add_try(job.id, sentence, last=_is_out_of_memory(error))
             finally:

@@ -155,6 +155,16 @@ def test_ctrl_c_loses_nothing(loop: Loop, tmp_path: Path) -> None:
     assert not list((out / "running").iterdir()) and not list((out / "tries").iterdir())
 
 
+def test_ctrl_c_stops_where_a_library_makes_another_error_of_it(tmp_path: Path) -> None:
+    command = save_lines(tmp_path, [line(0), failing(1, "of Ctrl-C"), line(2)])
+    out = tmp_path / "out"
+    printed = finish(start(command, out), 1)
+    assert "An attention failed." in printed
+    assert printed.endswith("Stopped. The same command goes on.\n")
+    assert len(pictures(out)) == 1 and not Folder(out).failures()
+    assert not list((out / "running").iterdir()) and not list((out / "tries").iterdir())
+
+
 def test_ray_leaves_a_job_alone_that_kills_its_worker(tmp_path: Path) -> None:
     script = Path(__file__).parent / "deadly.py"
     command = [sys.executable, str(script), str(tmp_path)]

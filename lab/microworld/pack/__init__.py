@@ -9,8 +9,10 @@ The VAE needs nothing: the host knows a TAESD in a checkpoint.
 import gc
 import json
 import re
+import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -261,6 +263,7 @@ class MicroWorldFail:
         "of its own": RuntimeError,
         "of memory": torch.OutOfMemoryError,
         "of memory, once": torch.OutOfMemoryError,
+        "of Ctrl-C": ValueError,  # as safetensors makes it of a KeyboardInterrupt
     }
     failed_once = False
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "micro world"
@@ -272,6 +275,9 @@ class MicroWorldFail:
     def patch(self, model: Any, error: str) -> tuple[Any]:
         def fail(*args: Any, **kwargs: Any) -> Tensor:
             MicroWorldFail.failed_once = True
+            if error == "of Ctrl-C":
+                with suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
             raise self.ERRORS[error]("An attention failed.")
 
         patched = model.clone()
