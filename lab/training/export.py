@@ -10,6 +10,7 @@ from lab.microworld.autoencoder import narrow, widen
 from lab.microworld.pack import MARK
 from lab.training.config import STAGES
 from lab.training.family import Family
+from lab.training.stages.ip_adapter import KINDS
 from lab.training.stages.vae import load_vae
 from lab.training.state import StageState, Weights, load_finished, save_state, state_path
 from lab.training.vocabulary import Vocabulary
@@ -17,10 +18,6 @@ from lab.training.vocabulary import Vocabulary
 ADAPTERS = {
     "adapter": "ms_adapter_micro.safetensors",
     "adapter_without_masks": "ms_adapter_micro_without_masks.safetensors",
-}
-OTHER_FAMILIES = {
-    "ip_adapter": "ip_adapter_micro.safetensors",
-    "mip_adapter": "mip_adapter_micro.safetensors",
 }
 LICENSE = {"license": "GPL-3.0-or-later", "weights": "ema"}
 
@@ -57,10 +54,11 @@ def export_family(work: Path, models: Path) -> None:
             continue
         files.save(family.adapter.state_dict(), models / "ms_diffusion" / name, own)
 
-    for stage, name in OTHER_FAMILIES.items():
+    for stage in KINDS:
         if state_path(work, stage).exists():
             state = load_finished(work, stage)
-            files.save(state.ema, models / "ipadapter" / name, metadata | state.metadata())
+            path = models / f"ipadapter/{stage}_micro.safetensors"
+            files.save(state.ema, path, metadata | state.metadata())
 
     if state_path(work, "flux").exists():
         flux, state = networks.flux(), load_finished(work, "flux")

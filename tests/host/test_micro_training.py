@@ -142,7 +142,7 @@ def test_what_the_host_samples_is_what_was_trained(
     from lab.host.workflows import CFG, NEGATIVE
     from lab.microworld.scenes import SHAPES, caption
     from lab.training.family import Family, SubjectBatch
-    from lab.training.stages import build_task
+    from lab.training.stages.ip_adapter import IPAdapterTask
     from lab.training.vocabulary import Vocabulary
 
     adapter = f"{'ms_' if stage == 'adapter' else ''}{stage}_micro.safetensors"
@@ -167,7 +167,8 @@ def test_what_the_host_samples_is_what_was_trained(
             return family(*inputs, family.image_tokens(inputs[-1]))[0]
     else:
         alone = replace(guided, drop_grounding=~no)  # blank image tokens
-        task: Any = build_task(replace(STAGES[stage], scenes=0.03), work, torch.device("cpu"))
+        # Not by `build_task`, which would change this process' host.
+        task = IPAdapterTask(replace(STAGES[stage], scenes=0.03), work, torch.device("cpu"))
         task.adapter.load_state_dict(load_ema(work, stage))
         task.half().float().eval()
         predict = task.noise

@@ -23,9 +23,7 @@ from msd_core.attention.subjects import split_heads, subject_attention, subject_
 KINDS: dict[str, type[IPAdapter]] = {"ip_adapter": IPAdapter, "mip_adapter": MIPAdapter}
 # Neither has a grounding: here these samples have blank image tokens, as rows of negative
 # conditionings do.
-DROPS = Drops(
-    text=0.1, image=0.0, both=0.0, full_caption=(0.25, 0.25), masks=0.0, grounding=0.1
-)  # fmt: skip
+DROPS = Drops(text=0.1, image=0.0, both=0.0, full_caption=(0.25, 0.25), masks=0.0, grounding=0.1)
 
 
 class IPAdapterTask(DenoisingTask):
@@ -69,8 +67,7 @@ class IPAdapterTask(DenoisingTask):
 
     def covered(self, tokens: Tensor, subjects: SubjectBatch, noisy: Tensor) -> ImageBranch:
         """References in boxes."""
-        all_tokens = scatter(tokens, subjects.present)
-        keys_values = self.adapter.keys_and_values(all_tokens)
+        keys_values = self.adapter.keys_and_values(scatter(tokens, subjects.present))
         masks = {
             queries: subject_mask(coverage, tokens.shape[1], noisy.dtype)
             for queries, coverage in subjects.coverages(noisy).items()
@@ -95,12 +92,12 @@ class IPAdapterTask(DenoisingTask):
         def image_branch(layer: int, q: Tensor, heads: int, text: TextAttention) -> Tensor:
             name_keys = self.family.text_keys[layer](names)
             outs = []
-            for query, subjects in zip(q.split(1), own, strict=True):
+            for query, rows in zip(q.split(1), own, strict=True):
                 key, value = (
-                    split_heads(x[subjects].flatten(0, 1)[None], heads) for x in keys_values[layer]
+                    split_heads(x[rows].flatten(0, 1)[None], heads) for x in keys_values[layer]
                 )
-                shares = torch.eye(len(subjects), device=q.device)
-                weights = name_weights(query, name_keys[subjects][None], heads, shares)
+                shares = torch.eye(len(rows), device=q.device)
+                weights = name_weights(query, name_keys[rows][None], heads, shares)
                 outs.append(merged_attention(query, key, value, weights))
             return torch.cat(outs) * text_strength(text.out, text_weights[layer]).to(q)
 
