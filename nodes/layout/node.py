@@ -332,6 +332,8 @@ def _subject_count(
 ) -> int:
     """How many subjects have a reference, once references, layout and linked boxes agree."""
     connected = [name for name, reference in references.items() if reference is not None]
+    if not connected:
+        raise ValueError("reference_1: no reference is connected. Connect a picture.")
     count = max(int(name.removeprefix("reference_")) for name in connected)
     for number in range(1, count + 1):
         is_off = number <= len(specs) and specs[number - 1].off

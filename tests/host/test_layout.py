@@ -278,6 +278,8 @@ def test_a_reference_without_a_subject(lay_out: Any) -> None:
 def test_wrong_order_of_references(pack: Any) -> None:
     with pytest.raises(ValueError, match="reference_1 is not connected, a later one is"):
         pack.MSDLayout.execute({"reference_2": noise_image(2)}, 64, 64, layout=layout(CAT))
+    with pytest.raises(ValueError, match="reference_1: no reference is connected"):
+        pack.MSDLayout.execute({"reference_1": None}, 64, 64, layout=layout(CAT))
 
 
 WRONG_REFERENCES = [
