@@ -12,7 +12,7 @@ from comfy.sd import CLIP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..msd_core.adapters.family import IMAGE_ENCODERS, Adapter, Needs, PhraseKind
+from ..msd_core.adapters.family import Adapter, Needs, PhraseKind, image_encoder
 from .memo import Memo
 from .node_text import show_warnings
 from .subjects import Features, MSDAdapterType, MSDSubjects, Subjects
@@ -195,7 +195,7 @@ def _checked_features(
     else:
         needed, blank = features.pooled, features.blank_pooled
     if (width := needed.shape[-1]) != needs.feature_width:
-        got = IMAGE_ENCODERS[needs.features].get(width, "another encoder")
+        got = image_encoder(needs.features, width)
         raise ValueError(
             f"subjects: the adapter needs image features of {needs.image_encoder} "
             f"({needs.feature_width} wide), got those of {got} ({width} wide). Load "

@@ -14,14 +14,19 @@ from ..attention.subjects import SubjectMask
 FeatureKind = Literal["hidden_states", "pooled"]
 # CLIP-L's pooled output, or the last hidden states but one of all text encoders side by side.
 PhraseKind = Literal["pooled", "tokens"]
-# What users call the image encoders, by the width of their features: one width stands for two.
-IMAGE_ENCODERS: dict[FeatureKind, dict[int, str]] = {
+# By the width of their features: one width stands for two.
+_IMAGE_ENCODERS: dict[FeatureKind, dict[int, str]] = {
     "hidden_states": {1664: "CLIP-ViT-bigG-14", 1280: "CLIP-ViT-H-14", 1024: "CLIP-ViT-L-14"},
     "pooled": {1280: "CLIP-ViT-bigG-14", 1024: "CLIP-ViT-H-14", 768: "CLIP-ViT-L-14"},
 }
 # (query [B, N, C], key, value [B or 1, heads, K, d], mask) -> [B, N, C], what the attention of the
 # covered queries to the image tokens adds to that to the text.
 Rule = Callable[[Tensor, Tensor, Tensor, SubjectMask], Tensor]
+
+
+def image_encoder(features: FeatureKind, width: int) -> str:
+    """What users call the image encoder whose features are so wide."""
+    return _IMAGE_ENCODERS[features].get(width, "another encoder")
 
 
 @dataclass(frozen=True)

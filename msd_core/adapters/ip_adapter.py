@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .family import IMAGE_ENCODERS, FeatureKind, Needs
+from .family import FeatureKind, Needs, image_encoder
 from .perceiver import (
     HEAD_WIDTH,
     PerceiverLayers,
@@ -135,11 +135,10 @@ class IPAdapter(ReleasedAdapter):
     projection: type[Projection] = Projection
 
     def __init__(self, image_proj: ImageProj, projections: Mapping[str, Projection]) -> None:
-        encoders = IMAGE_ENCODERS[image_proj.features]
         needs = Needs(
             features=image_proj.features,
             feature_width=image_proj.feature_width,
-            image_encoder=encoders.get(image_proj.feature_width, "another encoder"),
+            image_encoder=image_encoder(image_proj.features, image_proj.feature_width),
             phrase=None,
             phrase_width=0,
             box=False,

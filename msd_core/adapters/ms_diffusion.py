@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .family import IMAGE_ENCODERS, Needs
+from .family import Needs, image_encoder
 from .perceiver import HEAD_WIDTH, perceiver_sizes, shape_of
 from .projections import Projection, build_projections
 from .released import ReleasedAdapter
@@ -32,9 +32,7 @@ class MSAdapter(ReleasedAdapter):
         needs = Needs(
             features="hidden_states",
             feature_width=sizes.embedding_dim,
-            image_encoder=IMAGE_ENCODERS["hidden_states"].get(
-                sizes.embedding_dim, "another encoder"
-            ),
+            image_encoder=image_encoder("hidden_states", sizes.embedding_dim),
             phrase="pooled",
             phrase_width=sizes.phrase_embeddings_dim,
             box=True,
