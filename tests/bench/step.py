@@ -341,13 +341,7 @@ def time_families() -> None:
     variants: dict[str, Step] = {PLAIN: plain, **{n: ours(patch) for n, patch in patches.items()}}
     cells = 128 if options.full else 64
     found = measure(model, variants, cells, options.steps, list(patches.values()), AROUND)
-    rows, facts = report(found), machine([])
-    setting = ", ".join(f"{key} {value}" for key, value in facts.items())
-    text = "\n\n".join((table(rows), setting))
-    print(text, flush=True)
-    if options.write:
-        save("families", {"machine": facts, "rows": rows, "steps": found})
-        write(DOCS / "README.md", "families", text)
+    publish("families", machine([]), {"rows": report(found)}, {"steps": found})
 
 
 def time_layouts(
@@ -383,6 +377,17 @@ def machine(commits: list[str]) -> dict[str, Any]:
     }
 
 
+def publish(name: str, facts: dict[str, Any], tables: dict[str, Any], found: Any) -> None:
+    """Print tables and what they were measured on; with --write, put both into the page, and all
+    that was found beside it."""
+    setting = ", ".join(f"{key} {value}" for key, value in facts.items())
+    text = "\n\n".join((*map(table, tables.values()), setting))
+    print(text, flush=True)
+    if options.write:
+        save(name, {"machine": facts, **tables, **found})
+        write(DOCS / "README.md", name, text)
+
+
 def place(model: Any, boxes: Sequence[Box]) -> Any:
     """MSD Place References on a model."""
     kinds = module("nodes.subjects")
@@ -397,14 +402,9 @@ def time_placed() -> None:
         count: placing.measure(model, place, attention, count, options.steps)
         for count in placing.LAYOUTS
     }
-    rows, facts = placing.rows(found), machine([])
+    facts = machine([])
     facts |= {"model": "Flux of a quarter of the width, three blocks", "cells of the latent": 64}
-    setting = ", ".join(f"{key} {value}" for key, value in facts.items())
-    text = "\n\n".join((table(rows), setting))
-    print(text, flush=True)
-    if options.write:
-        save("placed", {"machine": facts, "rows": rows, "calls": found})
-        write(DOCS / "README.md", "placed", text)
+    publish("placed", facts, {"rows": placing.rows(found)}, {"calls": found})
 
 
 def main() -> None:
@@ -424,14 +424,9 @@ def main() -> None:
             write(DOCS / "README.md", name, text)
         return
     found, of_parts, commits = compare(options.full, options.steps)
-    rows, parts, facts = report(found), profile(of_parts), machine(commits)
-    setting = ", ".join(f"{key} {value}" for key, value in facts.items())
-    text = "\n\n".join((table(rows), table(parts), setting))
-    print(text, flush=True)
-    if options.write:
-        name = f"{options.device}{'-full' if options.full else ''}"
-        save(name, {"machine": facts, "rows": rows, "parts": parts, "steps": found})
-        write(DOCS / "README.md", name, text)
+    name = f"{options.device}{'-full' if options.full else ''}"
+    tables = {"rows": report(found), "parts": profile(of_parts)}
+    publish(name, machine(commits), tables, {"steps": found})
 
 
 if __name__ == "__main__":
