@@ -21,6 +21,7 @@ export class Toolbar {
     this.switches = switches;
     /** @type {Map<string, HTMLOptionElement>} by aspect */
     this.aspects = new Map(ASPECTS.map((name) => [name, element("option", { value: name })]));
+    this.edge = 0; // that the aspects' sizes are shown for
     this.boxGroup = this.createBoxGroup();
     this.sizeGroup = element("optgroup", { label: host.text("size") }, ...this.aspects.values());
     this.presets = this.createPresets();
@@ -80,14 +81,18 @@ export class Toolbar {
     return textButton(this.host.text(name), flip, { title: this.host.text(`${name}Hint`) });
   }
 
+  /** @param {number} edge of the square with as many pixels */
+  showSizes(edge) {
+    if (edge === this.edge) return;
+    this.edge = edge;
+    for (const [name, option] of this.aspects)
+      option.textContent = `${name}  (${sizeOf(name, edge).join(" × ")})`;
+  }
+
   refresh() {
     this.boxGroup.disabled = !this.subjects.boxesEditable;
     this.sizeGroup.disabled = !this.host.sizeEditable();
-    const edge = edgeOf(this.host.size());
-    for (const [name, option] of this.aspects) {
-      const label = `${name}  (${sizeOf(name, edge).join(" × ")})`;
-      if (option.textContent !== label) option.textContent = label;
-    }
+    this.showSizes(edgeOf(this.host.size()));
     for (const name of /** @type {Switch[]} */ (Object.keys(this.buttons)))
       this.buttons[name].setAttribute("aria-pressed", String(this.switches[name]));
   }
