@@ -54,7 +54,8 @@ class FrontEndScheduling(LoadScopeScheduling):
     """All tests of a front end in one process, with one server and one page a rendering."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.rpartition("[")[2].rstrip("]").partition("-")[0]
+        values = nodeid.rpartition("[")[2].rstrip("]").split("-")
+        return next((version for version in front_ends() if version in values), "")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FrontEndScheduling:

@@ -58,10 +58,12 @@ def test_the_menus_keys(ui: Ui) -> None:
 
 def test_a_layout_is_copied_and_pasted_as_text(ui: Ui) -> None:
     allow_clipboard(ui)
+    ui.still()
     right_click(ui, 0.99, 0.01)
     choose(ui, "Copy layout as text")
     ui.until(lambda: json.loads(clipboard(ui)) == ui.value)
     ui.load(workflow(subjects=[subject("a"), subject("b"), CAT]))
+    ui.still()
     right_click(ui, 0.99, 0.99)
     choose(ui, "Paste layout from text")
     ui.until(lambda: ui.subjects == [*TWO, CAT])  # those beyond the text's stay
