@@ -58,6 +58,12 @@ def load_host() -> dict[str, Any]:
     return host_nodes.NODE_CLASS_MAPPINGS
 
 
+def pack_module(nodes: dict[str, Any], name: str) -> Any:
+    """A module of the pack's, as the host loaded it."""
+    own = nodes["MSDApply"].__module__.removesuffix(".nodes.apply")
+    return sys.modules[f"{own}.{name}"]
+
+
 def run_node(nodes: dict[str, Any], name: str, *args: Any, **inputs: Any) -> Any:
     """A node's outputs, by whichever of the host's two interfaces it has."""
     kind = nodes[name]

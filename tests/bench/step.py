@@ -20,7 +20,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ options = parser.parse_args()
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "host")]
 if options.device == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-from lab.host.in_process import load_host  # noqa: E402
+from lab.host.in_process import load_host, pack_module  # noqa: E402
 
 HOST_NODES = load_host()  # before anything of the host looks for a GPU
+module = partial(pack_module, HOST_NODES)
 
 import comfy.samplers  # noqa: E402
 import placing  # noqa: E402
@@ -77,12 +78,6 @@ LAYOUTS: dict[str, list[Box]] = {
 }
 NAME = 2  # tokens of a subject's name
 AROUND = {"ours", "host", "attend", "text", "aside"}  # from which what is added follows
-
-
-def module(name: str) -> Any:
-    """A module of the pack's, as the host loaded it."""
-    own = HOST_NODES["MSDApply"].__module__.removesuffix(".nodes.apply")
-    return sys.modules[f"{own}.{name}"]
 
 
 def build(depth: tuple[int, int], channels: int) -> Any:
@@ -167,6 +162,7 @@ class Clock:
         return event
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)  # which keeps what the host's executors hold
         def run(*args: Any, **kwargs: Any) -> Any:
             begin = self.mark()
             try:
@@ -289,6 +285,16 @@ def measure(
     return found
 
 
+def add_ipadapters(variants: dict[str, Step], model: Any) -> list[str]:
+    """Add those of IPAdapter_plus, if there is a checkout; returns its commit, if so."""
+    if not (checkout := find_checkout("IPADAPTER_PLUS")):
+        return []
+    load_pack(checkout[0])
+    for name, boxes in LAYOUTS.items():
+        variants[f"{THEIRS}: {name}"] = ipadapters(HOST_NODES, model, boxes)
+    return [checkout[1]]
+
+
 def compare(full: bool, steps: int) -> tuple[Found, Found, list[str]]:
     """All variants in one run; the same with MSD Apply's parts; also what the checkouts are."""
     channels, edge = (320, 128) if full else (160, 64)
@@ -301,12 +307,7 @@ def compare(full: bool, steps: int) -> tuple[Found, Found, list[str]]:
         )
     }
     variants: dict[str, Step] = {PLAIN: plain, **{n: ours(patch) for n, patch in patches.items()}}
-    commits = []
-    if checkout := find_checkout("IPADAPTER_PLUS"):
-        load_pack(checkout[0])
-        for name, boxes in LAYOUTS.items():
-            variants[f"{THEIRS}: {name}"] = ipadapters(HOST_NODES, model, boxes)
-        commits.append(checkout[1])
+    commits = add_ipadapters(variants, model)
     if checkout := find_checkout("MS_DIFFUSION"):
         import diffusers
 
@@ -339,9 +340,10 @@ def time_families() -> None:
         for name, boxes in LAYOUTS.items()
     }
     variants: dict[str, Step] = {PLAIN: plain, **{n: ours(patch) for n, patch in patches.items()}}
+    commits = add_ipadapters(variants, model)
     cells = 128 if options.full else 64
     found = measure(model, variants, cells, options.steps, list(patches.values()), AROUND)
-    publish("families", machine([]), {"rows": report(found)}, {"steps": found})
+    publish("families", machine(commits), {"rows": report(found)}, {"steps": found})
 
 
 def time_layouts(
