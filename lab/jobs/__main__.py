@@ -9,7 +9,6 @@ is made twice. docs/scale.md says more, lab/jobs/lines.py what a line may hold.
 
 import argparse
 import hashlib
-import re
 import signal
 import sys
 import time
@@ -21,7 +20,13 @@ from typing import Any
 
 from lab import ROOT
 from lab.host import host_folder
-from lab.jobs.engines import InProcessWorker, work_in_a_loop, work_on_ray, work_on_servers
+from lab.jobs.engines import (
+    InProcessWorker,
+    parse_shard,
+    work_in_a_loop,
+    work_on_ray,
+    work_on_servers,
+)
 from lab.jobs.folder import Folder
 from lab.jobs.hashes import Hashes
 from lab.jobs.lines import VERSION, WORKFLOW, Job, read_jobs, read_workflow
@@ -92,13 +97,6 @@ def parse() -> argparse.Namespace:
         if options.server and options.workers:
             parser.error("--workers goes without --server, each of which is a worker")
     return options
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise argparse.ArgumentTypeError(f"must be like 3/64, from 1/64 to 64/64, got {text!r}")
-    return int(found[1]), int(found[2])
 
 
 def run(options: argparse.Namespace) -> bool:

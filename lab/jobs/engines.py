@@ -3,14 +3,16 @@
 None of them is trusted with what is done: `Folder` knows.
 """
 
+import argparse
 import os
 import queue
+import re
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from lab import ROOT
 from lab.jobs.folder import Folder, process_name
@@ -19,6 +21,15 @@ from lab.jobs.worker import Result, Worker
 
 STARTS = 5  # of Ray, which gives up after 30 s; a busy machine may take longer
 JOB_MEMORY = 2**27  # bytes that Ray keeps for jobs and results, which are small
+
+J = TypeVar("J", contravariant=True)
+R = TypeVar("R", covariant=True)
+
+
+class Makes(Protocol[J, R]):
+    """A worker, such as `Worker`: it does one job after the other."""
+
+    def make(self, job: J) -> R: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,9 @@ class InProcessWorker:
         return Worker(name, Folder(self.out), InProcess(self.models))
 
 
-def work_in_a_loop(jobs: list[Job], make_worker: InProcessWorker) -> Generator[Result, None, None]:
+def work_in_a_loop(
+    jobs: list[J], make_worker: Callable[[str], Makes[J, R]]
+) -> Generator[R, None, None]:
     """One after the other, in this process."""
     if not jobs:
         return
@@ -43,19 +56,30 @@ def work_in_a_loop(jobs: list[Job], make_worker: InProcessWorker) -> Generator[R
         yield worker.make(job)
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """I/N, for argparse."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"must be like 3/64, from 1/64 to 64/64, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
 class Actor:
     """A worker in a process of Ray's."""
 
     def __init__(self, name: str, make_worker: Any) -> None:
         self.worker = make_worker(name)
 
-    def make(self, job: Job) -> Result:
+    def make(self, job: Any) -> Any:
         return self.worker.make(job)
 
 
 def work_on_ray(
-    jobs: list[Job], make_worker: Any, workers: int | None, address: str | None
-) -> Generator[Result, None, None]:
+    jobs: list[J],
+    make_worker: Callable[[str], Makes[J, R]],
+    workers: int | None,
+    address: str | None,
+) -> Generator[R, None, None]:
     """By Ray's actors, each with a GPU where there are any, in the order in which they get ready.
 
     Args:

@@ -14,19 +14,28 @@ Several processes share the work of one stage:
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m lab.training train ...
 
 A stage leaves its state in the work folder as <stage>.pt, and the loss curve as <stage>.png.
+
+Trains an adapter for a checkpoint of one's own, on one's own pictures (docs/training.md):
+
+    python -m lab.training check SET
+    python -m lab.training cache --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
+    python -m lab.training run --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
 """
 
 import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lab import ROOT
+from lab.jobs.engines import parse_shard
 from lab.microworld import MODELS
 from lab.training import processes
 from lab.training.config import STAGES
+from lab.training.real.settings import PAPER
 
 
 def main() -> None:
@@ -42,6 +51,16 @@ def main() -> None:
 
             import_family(options.models, options.work)
             return
+        if options.command == "check":
+            from lab.training.real.run import check_set
+
+            if not check_set(options.set, options.sheet):
+                sys.exit(1)
+            return
+        if options.command in ("cache", "run"):
+            from lab.training.real import run
+
+            sys.exit(0 if run.main(options) else 1)
         processes.join()
         for stage in options.stage:
             if not train(stage, options):
@@ -77,7 +96,40 @@ def parse() -> argparse.Namespace:
         command.add_argument(
             "--work", type=Path, default=ROOT / ".lab" / "training", help="folder of the states"
         )
+    _add_real(commands)
     return parser.parse_args()
+
+
+def _add_real(commands: Any) -> None:
+    """The commands that train an adapter for a real checkpoint."""
+    check = commands.add_parser("check", help="say what is wrong with a training set")
+    check.add_argument("set", type=Path, help="folder or tar file, as lab/training/real says")
+    check.add_argument("--sheet", type=Path, default=Path("set.png"), help="picture to write")
+    cache = commands.add_parser("cache", help="encode a set, before it is trained on")
+    run = commands.add_parser("run", help="train an adapter; the same command goes on")
+    for command in (cache, run):
+        command.add_argument("--set", type=Path, required=True)
+        command.add_argument("--checkpoint", type=Path, required=True, help="of SDXL or SD1.5")
+        command.add_argument(
+            "--clip-vision", type=Path, required=True, help="the adapter's image encoder"
+        )
+        command.add_argument(
+            "--adapter", type=Path, required=True, help="file of any family, to start from"
+        )
+        command.add_argument(
+            "--edge", type=int, default=1024, help="of a square with as many pixels as pictures get"
+        )
+        command.add_argument("--cache", type=Path, help="folder; by default in the work folder")
+        command.add_argument("--work", type=Path, default=ROOT / ".lab" / "run")
+        command.add_argument("--dry-run", action="store_true", help="say what would be done")
+    cache.add_argument("--workers", type=int, help="Ray's actors; a GPU for each, if there are any")
+    cache.add_argument("--address", help="of a Ray cluster that runs; auto finds it")
+    cache.add_argument("--shard", type=parse_shard, default=(1, 1), metavar="I/N")
+    run.add_argument("--settings", type=Path, default=PAPER, help="by default the paper's")
+    run.add_argument("--fresh", action="store_true", help="new weights, of the adapter's sizes")
+    run.add_argument("--recompute", action="store_true", help="less memory for more time")
+    run.add_argument("--minutes", type=float, help="pause after these; the same command goes on")
+    run.set_defaults(workers=None, address=None, shard=(1, 1))
 
 
 def train(stage: str, options: argparse.Namespace) -> bool:

@@ -21,6 +21,7 @@ from lab.microworld.scenes import (
     draw_scenes,
 )
 from lab.training import processes
+from lab.training.draws import draw_timesteps
 from lab.training.family import SubjectBatch
 from lab.training.stages.vae import load_vae
 from lab.training.vocabulary import NEGATIVES, PREFIXES
@@ -184,12 +185,6 @@ def draw_texts(
         else PREFIXES[prefix[i]] + caption(looks[i], boxes[i], int(background[i]), bool(full[i]))
         for i in range(n)
     ]
-
-
-def draw_timesteps(n: int, g: Generator) -> Tensor:
-    """[n], one in each n-th of the range: less chance in how hard a micro batch is."""
-    position = torch.randperm(n, generator=g) + torch.rand(n, generator=g)
-    return (position / n * 1000).long()
 
 
 def draw_subjects(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lab.microworld import networks
 from lab.microworld.scenes import MAX_SUBJECTS
 from lab.training.attention import attention_and_probabilities
+from lab.training.draws import scatter
 from lab.training.edges import EDGE_NUMBERS, edges_in_cells, separate_coordinates
 from lab.training.vocabulary import LENGTH, Vocabulary
 from msd_core import MSAdapter
@@ -247,13 +248,6 @@ class Family(nn.Module):
             final_layer_norm_intermediate=False,
         )
         return hidden, projected, pooled
-
-
-def scatter(tokens: Tensor, present: Tensor) -> Tensor:
-    """Image tokens [m, T, C] of the subjects that exist -> [n, MAX_SUBJECTS * T, C], zeros for
-    those that don't: so the tower and the resampler need not see these."""
-    all_tokens = tokens.new_zeros(*present.shape, *tokens.shape[1:])
-    return all_tokens.index_put((present,), tokens).flatten(1, 2)
 
 
 def attention_to(probabilities: Tensor, positions: Tensor) -> Tensor:

@@ -4,14 +4,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 import torch.distributed as dist
 
 
 def join() -> None:
-    """Join the others, if torch.distributed.run started this process."""
+    """Join the others, if torch.distributed.run or accelerate started this process, each on a GPU
+    of its own if there are any."""
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend)
 
 
 def leave() -> None:
@@ -34,6 +40,13 @@ def agree(decision: bool) -> bool:
     value = torch.tensor(int(decision))
     dist.broadcast(value, 0)
     return bool(value)
+
+
+def memory() -> float:
+    """GiB that this process holds: the most on its GPU, if it has one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return psutil.Process().memory_info().rss / 2**30
 
 
 @contextmanager

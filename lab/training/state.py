@@ -31,6 +31,7 @@ class StageState:
     samples: int = 0
     seconds: float = 0.0
     curve: Curve = field(default_factory=list)
+    validations: Curve = field(default_factory=list)  # samples so far, and `Task.validate`'s losses
     torch: str = str(torch.__version__)
 
     @property

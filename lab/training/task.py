@@ -16,6 +16,7 @@ class Task(nn.Module, ABC):
 
     # Whether a step may leave out parameters that are trained.
     unused_parameters = False
+    validate_steps = 0  # between two validations; 0 is never
 
     @property
     @abstractmethod
@@ -29,6 +30,10 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def forward(self, micro_batch: Any) -> Losses:
         """The losses of a micro batch."""
+
+    def validate(self) -> Losses:
+        """Losses of what isn't trained on, always at the same noise; with the EMA as weights."""
+        return {}
 
     def check(self) -> None:
         """Print how good the result is; called at the end, with the EMA as weights."""

@@ -69,6 +69,7 @@ class Trainer:
         self.ema = Ema(task.trained, settings.ema_decay)
         self.step, self.samples, self.seconds = 0, 0, 0.0
         self.curve: Curve = []
+        self.validations: Curve = []
         self._recent: list[dict[str, float]] = []  # losses of the steps since the last report
         folder.mkdir(parents=True, exist_ok=True)
         if (state := resume_state(folder, settings)) is not None:
@@ -92,6 +93,8 @@ class Trainer:
             self._recent.append(losses)
             if self.step % PRINT_STEPS == 0:
                 self._report(self.samples / self.seconds)
+            if self.task.validate_steps and self.step % self.task.validate_steps == 0:
+                self._validate()
             if time.monotonic() - saved > SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()
@@ -117,6 +120,7 @@ class Trainer:
             self.samples,
             self.seconds,
             self.curve,
+            self.validations,
         )
         save_state(state, self.folder)
         draw_curve(self.curve, self.folder / f"{self.settings.stage}.png")
@@ -143,6 +147,18 @@ class Trainer:
         self.optimizer.step()
         return sums
 
+    def _validate(self) -> None:
+        if processes.rank():
+            return
+        trained = self.task.trained
+        weights = {name: value.clone() for name, value in trained.state_dict().items()}
+        trained.load_state_dict(self.ema.weights)
+        losses = {name: value.item() for name, value in self.task.validate().items()}
+        trained.load_state_dict(weights)
+        self.validations.append((self.samples, losses))
+        text = " ".join(f"{name} {value:.5f}" for name, value in losses.items())
+        print(f"{self.settings.stage} step {self.step}: {text}", flush=True)
+
     def _is_over(self, start: float) -> bool:
         if self.settings.minutes is None:
             return False
@@ -153,7 +169,7 @@ class Trainer:
         self.optimizer.load_state_dict(state.optimizer)
         self.ema.load(state.ema)
         self.step, self.samples, self.seconds = state.step, state.samples, state.seconds
-        self.curve = state.curve
+        self.curve, self.validations = state.curve, state.validations
         print(f"{state.stage}: resumed after {self.samples} samples", flush=True)
 
     def _report(self, samples_per_second: float) -> None:
@@ -168,7 +184,8 @@ class Trainer:
         left = (self.settings.samples - self.samples) / samples_per_second / 60
         print(
             f"{self.settings.stage} step {self.step}, {self.samples} of {self.settings.samples} "
-            f"samples: {losses}; {samples_per_second:.0f} samples/s, {left:.1f} minutes left",
+            f"samples: {losses}; {samples_per_second:.3g} samples/s, {processes.memory():.1f} GiB, "
+            f"{left:.1f} minutes left",
             flush=True,
         )
 

@@ -1,10 +1,12 @@
 """The commands of the lab: help, and a sentence instead of a traceback."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from drawn_set import save_drawn_set
 from job_lines import line, save_lines
 
 import lab.demo
@@ -13,6 +15,8 @@ import lab.jobs.__main__
 import lab.templates
 import lab.training.__main__
 from lab.jobs.folder import Folder
+from lab.microworld import MODELS
+from lab.training.real.settings import read_settings
 
 COMMANDS = {
     "lab.demo": lab.demo.main,
@@ -124,3 +128,80 @@ def test_workers_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "ray", None)
     error = run_jobs(tmp_path, monkeypatch, "--workers", 2)
     assert error == "--workers and --address need Ray: install the dependency group scale."
+
+
+@pytest.fixture
+def run_arguments(tmp_path: Path) -> dict[str, object]:
+    """Of `run`, all sound."""
+    save_drawn_set(tmp_path / "set", 2)
+    return {
+        "--set": tmp_path / "set",
+        "--checkpoint": MODELS / "checkpoints/micro.safetensors",
+        "--clip-vision": MODELS / "clip_vision/micro_vision.safetensors",
+        "--adapter": MODELS / "ms_diffusion/ms_adapter_micro.safetensors",
+        "--edge": 128,
+        "--work": tmp_path / "work",
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--checkpoint", "no.safetensors", "--checkpoint: there is no such file."),
+        ("--clip-vision", "no.safetensors", "--clip-vision: there is no such file."),
+        ("--adapter", "no.safetensors", "--adapter: there is no such file."),
+        ("--adapter", MODELS / "judge/judge.safetensors", "is not an adapter of MS-Diffusion"),
+        ("--set", "no", "no doesn't exist."),
+        ("--edge", 100, "--edge: expected a multiple of 128, got 100."),
+    ],
+)
+def test_a_run_with_one_thing_wrong(
+    run_arguments: dict[str, object],
+    option: str,
+    value: object,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = [x for pair in (run_arguments | {option: value}).items() for x in pair]
+    assert sentence in str(run(COMMANDS["lab.training"], monkeypatch, "run", *given))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "--settings: {path}: "),
+        ('{"sample": 1}', "--settings: {path} must be an object with batch, both, "),
+        ("[]", "--settings: {path} must be an object with batch, both, "),
+    ],
+)
+def test_settings_that_cannot_be_read(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(sentence.format(path=path))):
+        read_settings(path)
+
+
+def test_a_dry_run_of_a_training_writes_nothing(
+    run_arguments: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [str(x) for pair in run_arguments.items() for x in pair]
+    assert run(COMMANDS["lab.training"], monkeypatch, "run", *given, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "3 of the cache's files are missing" in printed
+    assert "Would train MS-Diffusion, 1.0 million numbers, on 1600000 samples" in printed
+    assert not Path(str(run_arguments["--work"])).exists()
+
+
+def test_check_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_drawn_set(tmp_path / "set", 3)
+    (tmp_path / "set" / "square_1.png").unlink()
+    sheet = tmp_path / "sheet.png"
+    check = ("check", tmp_path / "set", "--sheet", sheet)
+    assert run(COMMANDS["lab.training"], monkeypatch, *check) == 1
+    printed = capsys.readouterr().out
+    assert "square_1.json: expected one picture" in printed and "2 sound samples" in printed
+    assert sheet.is_file()

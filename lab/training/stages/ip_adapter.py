@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lab.training.config import StageSettings
 from lab.training.dataset import Drops, NoisyScenes
-from lab.training.family import ImageBranch, SubjectBatch, TextAttention, scatter
+from lab.training.draws import scatter
+from lab.training.family import ImageBranch, SubjectBatch, TextAttention
 from lab.training.stages.denoising import DenoisingTask, denoising_losses
 from lab.training.state import load_ema
 from lab.training.task import Losses

@@ -1,0 +1,83 @@
+"""The encoded samples of a set, each in a file by a hash of all that decides it: one that doesn't
+fit is never used, but made again. Several processes and machines may make them at once."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lab.training.real.encoders import Encoded, Encoders
+from lab.training.real.training_set import Sample
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The folder of such files.
+
+    Args:
+        encoders_key: `Encoders.key`.
+    """
+
+    folder: Path
+    encoders_key: str
+
+    def key(self, sample: Sample | None) -> str:
+        """Of a sample; None is what stands for no text and no reference."""
+        own = sample.digest if sample else "blank"
+        return hashlib.sha256(f"{self.encoders_key} {own}".encode()).hexdigest()[:32]
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def save(self, key: str, encoded: Encoded) -> None:
+        """Write a file as a whole; if another process has done so, it's the same."""
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}")
+        save_file(encoded, aside)
+        aside.replace(path)
+
+    def load(self, key: str) -> Encoded:
+        return load_file(self.path(key))
+
+    def buckets(self, keys: Sequence[str]) -> list[list[str]]:
+        """Keys of samples with subjects, by the size of their latents."""
+        sizes: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for key in keys:
+            with safe_open(self.path(key), "pt") as file:
+                if "features" in file.keys():  # noqa: SIM118
+                    sizes[tuple(file.get_slice("latent").get_shape())].append(key)
+        return [sizes[size] for size in sorted(sizes)]
+
+
+@dataclass
+class EncodingWorker:
+    """Encodes samples for `lab.jobs.engines`."""
+
+    cache: Cache
+    encoders: Encoders
+
+    def make(self, job: tuple[str, Sample | None]) -> str:
+        """Encode a sample by its key; returns why it can't be, or nothing."""
+        key, sample = job
+        try:
+            self.cache.save(key, self.encoders.encode(sample) if sample else self.encoders.blank())
+        except (OSError, ValueError) as error:
+            return f"{sample.name if sample else 'no reference'}: {error}"
+        return ""
+
+
+@dataclass(frozen=True)
+class MakeEncodingWorker:
+    """What makes such a worker, wherever that is."""
+
+    cache: Cache
+    encoders: Encoders
+
+    def __call__(self, name: str) -> EncodingWorker:
+        return EncodingWorker(self.cache, self.encoders)

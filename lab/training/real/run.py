@@ -1,0 +1,161 @@
+"""The commands that train an adapter for a real checkpoint: check, cache, run."""
+
+import argparse
+import hashlib
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.jobs.engines import work_in_a_loop, work_on_ray
+from lab.jobs.hashes import Hashes
+from lab.training import processes
+from lab.training.real.cache import Cache, MakeEncodingWorker
+from lab.training.real.encoders import Encoders
+from lab.training.real.settings import read_settings
+from lab.training.real.training_set import Sample, draw_samples, read_set, scan
+
+SHOWN = 12  # samples on the contact sheet
+
+
+def check_set(path: Path, sheet: Path) -> bool:
+    """Say what is in a set and what is wrong with it; returns whether nothing is."""
+    samples, problems = scan(path, look=True)
+    for problem in problems:
+        print(problem)
+    subjects = Counter(len(sample.subjects) for sample in samples)
+    numbers = ", ".join(f"{subjects[n]} with {n}" for n in sorted(subjects))
+    print(f"{len(samples)} sound samples ({numbers} subjects), {len(problems)} that aren't.")
+    unnamed = sum(
+        subject.phrase.lower() not in sample.caption.lower()
+        for sample in samples
+        for subject in sample.subjects
+    )
+    if unnamed:
+        print(f"{unnamed} phrases aren't in their captions: those subjects aren't asked for there.")
+    if samples:
+        draw_samples(samples[:: max(1, len(samples) // SHOWN)][:SHOWN], sheet)
+        print(f"Some of them are in {sheet}.")
+    return not problems
+
+
+@dataclass(frozen=True)
+class Run:
+    """What cache and run are given, opened.
+
+    Args:
+        decided_by: as in `RunSettings`, but for the set.
+    """
+
+    options: argparse.Namespace
+    adapter: Any
+    encoders: Encoders
+    cache: Cache
+    samples: list[Sample]
+    decided_by: dict[str, str]
+
+    @classmethod
+    def open(cls, options: argparse.Namespace) -> "Run":
+        """Raises FileNotFoundError or ValueError: something isn't there, or not sound."""
+        from msd_core.checkpoint import load_adapter
+
+        for name in ("checkpoint", "clip_vision", "adapter"):
+            if not getattr(options, name).is_file():
+                raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no such file.")
+        samples = read_set(options.set)
+        adapter: Any = load_adapter(options.adapter)
+        adapter.float()
+        folder = options.cache or options.work / "cache"
+        if not options.dry_run:
+            folder.mkdir(parents=True, exist_ok=True)
+        hashes = Hashes(None if options.dry_run else folder / "hashes.json")
+        encoders = Encoders(
+            options.checkpoint, options.clip_vision, adapter.name, adapter.needs, options.edge
+        )
+        cache = Cache(folder, encoders.key(hashes))
+        hashes.save()
+        start = f"new weights of the sizes of {adapter.digest}" if options.fresh else adapter.digest
+        decided = {"encoders": cache.encoders_key, "adapter": start}
+        return cls(options, adapter, encoders, cache, samples, decided)
+
+    def missing(self) -> list[tuple[str, Sample | None]]:
+        """Keys of what isn't encoded yet, with the samples."""
+        everything = [(self.cache.key(sample), sample) for sample in (None, *self.samples)]
+        return [(key, sample) for key, sample in everything if not self.cache.path(key).exists()]
+
+
+def fill_cache(run: Run) -> bool:
+    """Encode what isn't yet; returns whether all samples could be."""
+    options, missing = run.options, run.missing()
+    shard, shards = options.shard
+    mine = [job for job in missing if int(job[0], 16) % shards == shard - 1]
+    print(
+        f"{len(run.samples)} samples: {len(missing)} of the cache's files are missing, "
+        f"{len(mine)} to make here.",
+        flush=True,
+    )
+    if options.dry_run:
+        return True
+    make_worker = MakeEncodingWorker(run.cache, run.encoders)
+    if options.workers or options.address:
+        results = work_on_ray(mine, make_worker, options.workers, options.address)
+    else:
+        results = work_in_a_loop(mine, make_worker)
+    start, shown, problems = time.monotonic(), 0.0, []
+    for done, problem in enumerate(results, 1):
+        if problem:
+            problems.append(problem)
+            print(problem, flush=True)
+        now = time.monotonic()
+        if done == len(mine) or now - shown > 10:
+            shown = now
+            print(f"{done} of {len(mine)}, {done / (now - start):.2f}/s", flush=True)
+    return not problems
+
+
+def train_adapter(run: Run) -> None:
+    """Train until all samples of the settings are seen, and write adapter.safetensors; or until the
+    minutes are over."""
+    from lab.training.real.frozen import Frozen
+    from lab.training.real.start import initialize
+    from lab.training.real.task import AdapterOnSet
+    from lab.training.trainer import Trainer
+
+    options = run.options
+    with processes.first_process_first():
+        if run.missing() and not fill_cache(run):
+            raise ValueError("Some samples can't be encoded; see above.")
+    keys = sorted(run.cache.key(sample) for sample in run.samples)
+    decided = {**run.decided_by, "set": hashlib.sha256(" ".join(keys).encode()).hexdigest()}
+    settings = read_settings(options.settings, minutes=options.minutes, decided_by=decided)
+    if options.dry_run:
+        count = sum(value.numel() for value in run.adapter.parameters())
+        print(
+            f"Would train {run.adapter.name}, {count / 1e6:.1f} million numbers, on "
+            f"{settings.samples} samples in steps of {settings.batch}. Nothing was written."
+        )
+        return
+    model = run.encoders.loaded[0]
+    frozen = Frozen(model, run.adapter)
+    if options.recompute:
+        frozen.recompute()
+    if options.fresh:
+        torch.manual_seed(settings.seed)
+        initialize(run.adapter, frozen)
+    task = AdapterOnSet(settings, frozen, run.adapter, run.cache, keys, options.work)
+    Trainer(task, settings, options.work).run()
+
+
+def main(options: argparse.Namespace) -> bool:
+    """Do `cache` or `run`; returns whether nothing was wrong."""
+    processes.join()
+    if options.edge < 128 or options.edge % 128:
+        raise ValueError(f"--edge: expected a multiple of 128, got {options.edge}.")
+    run = Run.open(options)
+    if options.command == "cache":
+        return fill_cache(run)
+    train_adapter(run)
+    return True

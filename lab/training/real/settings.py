@@ -1,0 +1,54 @@
+"""The settings of the training of an adapter, which a JSON file has, by default `paper.json`."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lab.training.config import StageSettings
+
+PAPER = Path(__file__).with_name("paper.json")
+STAGE = "run"  # its state is run.pt
+
+
+@dataclass(frozen=True)
+class RunSettings(StageSettings):
+    """Settings of a run.
+
+    Args:
+        text, image, both: fractions of samples without the caption, the references, or either.
+        grounding: fraction without phrase and box in the image tokens, for families that have them
+            there.
+        min_snr: the weight of an error is at most this over the signal-to-noise ratio (arXiv
+            2303.09556); 0 weighs all alike.
+        validation: samples that are held out, the first ones by key.
+        validate: steps between two validations.
+        decided_by: hashes of what else decides the result: encoders, set, what it starts from.
+    """
+
+    text: float = 0.05
+    image: float = 0.05
+    both: float = 0.05
+    grounding: float = 0.1
+    min_snr: float = 0.0
+    validation: int = 64
+    validate: int = 500
+    decided_by: dict[str, str] = field(default_factory=dict)
+
+
+def read_settings(path: Path, **more: Any) -> RunSettings:
+    """Those of a file, and what isn't set in files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it isn't such a file.
+    """
+    known = {f.name for f in fields(RunSettings)} - {"stage", "scenes", "minutes", "decided_by"}
+    try:
+        given = json.loads(path.read_text())
+        return RunSettings(**given, **more, stage=STAGE)
+    except ValueError as error:
+        raise ValueError(f"--settings: {path}: {error}") from None
+    except TypeError:
+        names = ", ".join(sorted(known))
+        raise ValueError(f"--settings: {path} must be an object with {names}.") from None

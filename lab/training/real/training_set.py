@@ -1,0 +1,215 @@
+"""A training set: pictures with a caption, and of each subject its phrase, box and reference.
+
+In WebDataset's layout: a folder of files, or of tar files with such files in them, or one tar file.
+
+    cat.jpg     a picture; .png and .webp too
+    cat.json    {"caption": "a cat beside a cup", "subjects": [
+                 {"phrase": "cat", "box": [0.1, 0.2, 0.5, 0.9], "reference": "cat.0.png"}, ...]}
+    cat.0.png   a reference; what is transparent isn't part of the subject
+
+A box is x0, y0, x1, y1 in 0..1 of the picture.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageOps
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+FIELDS, SUBJECT_FIELDS = {"caption", "subjects"}, {"phrase", "box", "reference"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of a file: the whole, or a member of a tar file."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read() if self.size is None else file.read(self.size)
+
+    def open(self) -> Image.Image:
+        """As a picture, upright.
+
+        Raises OSError: it is none.
+        """
+        return ImageOps.exif_transpose(Image.open(io.BytesIO(self.read())))
+
+
+@dataclass(frozen=True)
+class SubjectOfSample:
+    phrase: str
+    box: tuple[float, float, float, float]  # x0, y0, x1, y1 in 0..1
+    reference: Part
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of a set, and what is known of it."""
+
+    name: str
+    caption: str
+    picture: Part
+    subjects: tuple[SubjectOfSample, ...]
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that is in it."""
+        whole = hashlib.sha256(self.picture.read())
+        whole.update(self.caption.encode())
+        for subject in self.subjects:
+            whole.update(f"{subject.phrase} {subject.box}".encode())
+            whole.update(subject.reference.read())
+        return whole.hexdigest()
+
+
+def read_set(path: Path) -> list[Sample]:
+    """All samples of a set, by name; their pictures aren't opened.
+
+    Raises:
+        FileNotFoundError: there is no such set, or nothing in it.
+        ValueError: samples are not sound; names the first of them and what is wrong.
+    """
+    samples, problems = scan(path)
+    if problems:
+        more = f" ({len(problems)} in all)" if problems[1:] else ""
+        raise ValueError(f"{problems[0]}{more}. python -m lab.training check {path} names all.")
+    return samples
+
+
+def scan(path: Path, look: bool = False) -> tuple[list[Sample], list[str]]:
+    """The sound samples of a set, and a sentence for each that isn't.
+
+    Args:
+        look: at all pictures too.
+
+    Raises FileNotFoundError: there is no such set, or nothing in it.
+    """
+    parts = dict(_parts(path))
+    samples, problems = [], []
+    for name in sorted(name for name in parts if name.endswith(".json")):
+        try:
+            samples.append(_read_sample(name, parts, look))
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    if not samples and not problems:
+        raise FileNotFoundError(f"{path} has no samples: no .json file, nor tar files with them.")
+    return samples, problems
+
+
+def _parts(path: Path) -> Iterator[tuple[str, Part]]:
+    """Each file of a set by its name, members of tar files too."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} doesn't exist.")
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if file.suffix != ".tar":
+            yield file.relative_to(path).as_posix(), Part(file)
+            continue
+        inside = "" if file == path else f"{file.relative_to(path).as_posix()}/"
+        try:
+            with tarfile.open(file, "r:") as archive:  # not compressed: read where it is needed
+                members = [member for member in archive if member.isfile()]
+        except tarfile.TarError as error:
+            raise ValueError(f"{file} is no plain tar file: {error}.") from error
+        for member in members:
+            yield inside + member.name, Part(file, member.offset_data, member.size)
+
+
+def _read_sample(name: str, parts: dict[str, Part], look: bool) -> Sample:
+    """Raises ValueError: what is wrong with it."""
+    try:
+        content = json.loads(parts[name].read())
+    except ValueError as error:
+        raise ValueError(f"it isn't JSON: {error}") from None
+    _check_fields(content, FIELDS, "it")
+    key = name.removesuffix(".json")
+    found = [parts[f"{key}{ending}"] for ending in PICTURES if f"{key}{ending}" in parts]
+    if len(found) != 1:
+        raise ValueError(
+            f"expected one picture {key.rpartition('/')[2]}{'|'.join(PICTURES)}, got {len(found)}"
+        )
+    if not isinstance(content["caption"], str) or not content["caption"].strip():
+        raise ValueError("its caption must be a text that isn't empty")
+    if not isinstance(content["subjects"], list):
+        raise ValueError("its subjects must be a list")
+    folder = key.rpartition("/")[0]
+    subjects = tuple(
+        _read_subject(f"subject {number}", subject, folder, parts)
+        for number, subject in enumerate(content["subjects"], 1)
+    )
+    if look:
+        _look(found[0], "its picture")
+        for number, subject in enumerate(subjects, 1):
+            _look(subject.reference, f"subject {number}: its reference")
+    return Sample(key, content["caption"], found[0], subjects)
+
+
+def _read_subject(where: str, content: Any, folder: str, parts: dict[str, Part]) -> SubjectOfSample:
+    _check_fields(content, SUBJECT_FIELDS, where)
+    box = content["box"]
+    numbers = isinstance(box, list) and [v for v in box if type(v) in (int, float)]
+    if not numbers or len(box) != 4 or len(numbers) != 4:
+        raise ValueError(f"{where}: box must be four numbers x0, y0, x1, y1, got {box!r}")
+    x0, y0, x1, y1 = numbers
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise ValueError(f"{where}: box must be x0 < x1 and y0 < y1 in 0..1, got {box}")
+    if not isinstance(content["phrase"], str) or not content["phrase"].strip():
+        raise ValueError(f"{where}: phrase must be a text that isn't empty")
+    name = f"{folder}/{content['reference']}" if folder else str(content["reference"])
+    if name not in parts:
+        raise ValueError(f"{where}: there is no reference {content['reference']!r}")
+    return SubjectOfSample(content["phrase"], (x0, y0, x1, y1), parts[name])
+
+
+def _check_fields(content: Any, names: set[str], where: str) -> None:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must be an object with {', '.join(sorted(names))}")
+    if missing := sorted(names - content.keys()):
+        raise ValueError(f"{where} has no {missing[0]!r}")
+    if unknown := sorted(content.keys() - names):
+        raise ValueError(f"{where} has an unknown field {unknown[0]!r}")
+
+
+def _look(part: Part, what: str) -> None:
+    """Raises ValueError: it isn't a picture."""
+    try:
+        with Image.open(io.BytesIO(part.read())) as picture:
+            picture.verify()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{what} can't be read: {error}") from None
+
+
+def draw_samples(samples: list[Sample], path: Path, edge: int = 256) -> None:
+    """A contact sheet: of each sample the picture with its boxes, then its references."""
+    columns = 1 + max(len(sample.subjects) for sample in samples)
+    sheet = Image.new("RGB", (edge * columns, edge * len(samples)), "white")
+    for row, sample in enumerate(samples):
+        picture = sample.picture.open().convert("RGB")
+        pen = ImageDraw.Draw(picture)
+        width = max(1, min(picture.size) // 100)
+        for subject in sample.subjects:
+            corners = [v * picture.size[n % 2] for n, v in enumerate(subject.box)]
+            pen.rectangle(corners, outline="red", width=width)
+            pen.text((corners[0] + 2 * width, corners[1] + width), subject.phrase, "red")
+        references = [_on_grey(subject.reference.open()) for subject in sample.subjects]
+        for column, shown in enumerate((picture, *references)):
+            fitted = ImageOps.pad(shown, (edge, edge), color="white")
+            sheet.paste(fitted, (edge * column, edge * row))
+    sheet.save(path)
+
+
+def _on_grey(picture: Image.Image) -> Image.Image:
+    picture = picture.convert("RGBA")
+    grey = Image.new("RGBA", picture.size, (128, 128, 128, 255))
+    return Image.alpha_composite(grey, picture).convert("RGB")

@@ -1,0 +1,202 @@
+"""Training of an adapter on a set, in the host's own model code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import comfy.samplers
+import pytest
+import torch
+from drawn_set import save_drawn_set
+from safetensors.torch import load_file
+
+from lab import ROOT
+from lab.microworld import MODELS, networks
+from lab.microworld.files import save
+from lab.training.real.batches import draw_batch
+from lab.training.real.cache import Cache
+from lab.training.real.encoders import Encoders
+from lab.training.real.frozen import Frozen
+from lab.training.real.settings import PAPER, read_settings
+from lab.training.real.task import AdapterOnSet
+from lab.training.real.training_set import read_set
+from msd_core.adapters.ip_adapter import IPAdapter
+from msd_core.adapters.mip_adapter import MIPAdapter
+from msd_core.checkpoint import load_adapter
+
+CHECKPOINT = MODELS / "checkpoints/micro.safetensors"
+VISION = MODELS / "clip_vision/micro_vision.safetensors"
+FAMILIES = {"MS-Diffusion": None, "IP-Adapter": IPAdapter, "MIP-Adapter": MIPAdapter}
+SETTINGS = {"samples": 48, "batch": 8, "micro_batch": 4, "lr": 6e-4, "warmup": 0, "seed": 1,
+            "validation": 6, "validate": 6}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set")
+    save_drawn_set(folder, 20)
+    save_drawn_set(folder, 6, seed=5, size="wide")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An adapter of each family, by its name."""
+    folder = tmp_path_factory.mktemp("adapters")
+    found = {"MS-Diffusion": MODELS / "ms_diffusion/ms_adapter_micro.safetensors"}
+    torch.manual_seed(3)
+    for name, kind in FAMILIES.items():
+        if kind is not None:
+            adapter, found[name] = networks.ip_adapter(kind, networks.unet()), folder / f"{name}.st"
+            found[name] = folder / f"{name}.safetensors"
+            save(adapter.state_dict(), found[name], adapter.metadata())
+    return found
+
+
+class Command:
+    """python -m lab.training run, on a drawn set, with a cache that all runs share."""
+
+    def __init__(self, drawn: Path, folder: Path, adapter: Path) -> None:
+        (folder / "settings.json").write_text(json.dumps(SETTINGS))
+        self.folder = folder
+        self.arguments = [
+            *("-m", "lab.training", "run", "--set", drawn, "--checkpoint", CHECKPOINT),
+            *("--clip-vision", VISION, "--adapter", adapter, "--edge", "128"),
+            *("--settings", folder / "settings.json", "--cache", folder / "cache"),
+        ]
+
+    def run(self, work: str, *more: str, launcher: tuple[str, ...] = ()) -> str:
+        done = subprocess.run(
+            [sys.executable, *launcher, *map(str, self.arguments), "--work", self.folder / work,
+             *more],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def result(self, work: str) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / work / "adapter.safetensors")
+
+
+@pytest.fixture(scope="module")
+def command(
+    drawn: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Command:
+    return Command(drawn, tmp_path_factory.mktemp("runs"), files["MS-Diffusion"])
+
+
+@pytest.fixture(scope="module")
+def printed(command: Command) -> str:
+    """Of a run from new weights without a break."""
+    return command.run("whole", "--fresh")
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name].float() - other[name].float()).abs().max().item() for name in one)
+
+
+def test_it_encodes_trains_and_writes_an_adapter(command: Command, printed: str) -> None:
+    assert "26 samples: 27 of the cache's files are missing, 27 to make here." in printed
+    assert "run: finished after 48 samples" in printed
+    adapter: Any = load_adapter(command.folder / "whole" / "adapter.safetensors")
+    assert adapter.name == "MS-Diffusion"
+    start = load_file(MODELS / "ms_diffusion/ms_adapter_micro.safetensors")
+    assert largest_difference(start, command.result("whole")) > 0.1
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same(command: Command, printed: str) -> None:
+    paused = command.run("stopped", "--fresh", "--minutes", "0.0001")
+    assert "run: paused after 8 samples" in paused and "missing" not in paused
+    assert "run: resumed after 8 samples" in command.run("stopped", "--fresh", "--recompute")
+    assert largest_difference(command.result("whole"), command.result("stopped")) == 0
+
+
+def test_two_processes_are_one(command: Command, printed: str) -> None:
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    printed_by_two = command.run("two", "--fresh", launcher=two)
+    (line,) = (line for line in printed.splitlines() if "validation" in line)
+    assert line in printed_by_two
+    assert largest_difference(command.result("whole"), command.result("two")) < 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("without_image", [False, True])
+def test_what_is_trained_is_what_the_nodes_sample(
+    registry: dict[str, Any],
+    drawn: Path,
+    files: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+    without_image: bool,
+) -> None:
+    """One call of the model at one noise: the positive's rows, and those without references, which
+    are the negative's."""
+    import folder_paths
+
+    import lab.microworld.pack  # noqa: F401
+
+    adapter: Any = load_adapter(files[family]).float()
+    encoders = Encoders(CHECKPOINT, VISION, adapter.name, adapter.needs, 128)
+    vars(encoders)["nodes"] = registry
+    cache = Cache(tmp_path, "key")
+    samples = [s for s in read_set(drawn) if len(s.subjects) == 2][:2]
+    for sample in samples:
+        cache.save(cache.key(sample), encoders.encode(sample))
+    cache.save(cache.key(None), encoders.blank())
+    settings = read_settings(PAPER)
+    vars(settings)["validation"] = 0
+    model, clip, _ = encoders.loaded
+    frozen = Frozen(model, adapter)
+    keys = [cache.key(sample) for sample in samples]
+    task = AdapterOnSet(settings, frozen, adapter, cache, keys, tmp_path)
+    encoded = cache.load(keys[0])
+    undropped = read_settings(PAPER)
+    vars(undropped).update(text=0.0, image=float(without_image), both=0.0, grounding=0.0)
+    batch = draw_batch([encoded], task.blank, undropped, torch.Generator().manual_seed(2))
+    batch.timesteps[:] = 600
+    with torch.no_grad():
+        trained, _ = task.error(batch)
+        without, _ = frozen.error(batch)
+    changes = family != "MS-Diffusion" or not without_image
+    assert (abs(trained / without - 1) > 1e-3) == changes
+
+    folder_paths.add_model_folder_path("ipadapter", str(files[family].parent), is_default=True)
+    (loaded,) = registry["MSDLoadAdapter"].execute(files[family].name).result
+    sample = samples[0]
+    specs = [{"phrase": s.phrase, "box": list(s.box), "weight": 1.0} for s in sample.subjects]
+    references = {
+        f"reference_{n}": torch.tensor(list(s.reference.open().convert("RGB").tobytes()))
+        .view(1, 64, 64, 3)
+        .float()
+        / 255
+        for n, s in enumerate(sample.subjects, 1)
+    }
+    layout = {"version": 1, "subjects": specs}
+    (subjects, *_) = registry["MSDLayout"].execute(references, 128, 128, layout=layout).result
+    fit = ("stretch", "black") if family == "MS-Diffusion" else ("clip", "keep")
+    (subjects,) = registry["MSDEncodeReferences"].execute(encoders.vision, subjects, *fit).result
+    (subjects,) = registry["MSDGroundReferences"].execute(loaded, clip, subjects).result
+    (patched,) = registry["MSDApply"].execute(model, loaded, subjects, 1.0).result
+
+    def once(model: Any, x: Any, sigmas: Any, extra_args: Any, *rest: Any, **more: Any) -> Any:
+        return model(x, sigmas[:1], **extra_args)
+
+    guider = comfy.samplers.CFGGuider(patched)
+    (text,) = registry["CLIPTextEncode"]().encode(clip, sample.caption)
+    guider.set_conds(text, text)
+    guider.set_cfg(0.0 if without_image else 1.0)  # the negative's rows alone, or the positive's
+    sigma = model.model.model_sampling.sigmas[600]
+    latent = model.model.process_latent_out(batch.latents)
+    sampled = guider.sample(
+        batch.noise, latent, comfy.samplers.KSAMPLER(once), torch.stack([sigma, sigma * 0]), seed=1
+    )
+    denoised = model.model.process_latent_in(sampled)
+    expected = ((denoised - batch.latents) / sigma).square().mean((1, 2, 3))
+    assert abs(trained / expected - 1) < 2e-3

@@ -1,0 +1,112 @@
+"""Training sets: what can be read, and what is said of what can't."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drawn_set import pack, save_drawn_set
+from PIL import Image
+
+from lab.training.real.encoders import bucket, fit_picture
+from lab.training.real.training_set import read_set, scan
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    save_drawn_set(tmp_path / "set", 3)
+    return tmp_path / "set"
+
+
+def change(folder: Path, **values: Any) -> None:
+    """Change the first sample, a subject's values by subject_<name>."""
+    path = folder / "square_0.json"
+    content = json.loads(path.read_text())
+    for name, value in values.items():
+        if name.startswith("subject_"):
+            content["subjects"][0][name.removeprefix("subject_")] = value
+        else:
+            content[name] = value
+    path.write_text(json.dumps(content))
+
+
+def test_tar_files_are_as_a_folder(drawn: Path, tmp_path: Path) -> None:
+    pack(drawn, tmp_path / "one.tar")
+    (tmp_path / "shards").mkdir()
+    pack(drawn, tmp_path / "shards" / "0.tar")
+    expected = [sample.digest for sample in read_set(drawn)]
+    assert len(set(expected)) == 3
+    for path in (tmp_path / "one.tar", tmp_path / "shards"):
+        assert [sample.digest for sample in read_set(path)] == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"caption": " "}, "its caption must be a text that isn't empty"),
+        ({"author": "me"}, "it has an unknown field 'author'"),
+        ({"subjects": {}}, "its subjects must be a list"),
+        ({"subject_box": [0, 0, 1]}, "subject 1: box must be four numbers x0, y0, x1, y1"),
+        ({"subject_box": [0, 0, True, 1]}, "subject 1: box must be four numbers x0, y0, x1, y1"),
+        ({"subject_box": [0.5, 0, 0.2, 1]}, "subject 1: box must be x0 < x1 and y0 < y1 in 0..1"),
+        ({"subject_box": [0, 0, 1.2, 1]}, "subject 1: box must be x0 < x1 and y0 < y1 in 0..1"),
+        ({"subject_box": [0, 0, float("nan"), 1]}, "subject 1: box must be x0 < x1"),
+        ({"subject_phrase": ""}, "subject 1: phrase must be a text that isn't empty"),
+        ({"subject_reference": "no.png"}, "subject 1: there is no reference 'no.png'"),
+        ({"subject_mask": "a.png"}, "subject 1 has an unknown field 'mask'"),
+    ],
+)
+def test_a_sample_that_is_not_sound(drawn: Path, values: dict[str, Any], sentence: str) -> None:
+    change(drawn, **values)
+    samples, problems = scan(drawn)
+    assert len(samples) == 2 and problems[0].startswith(f"square_0.json: {sentence}")
+    with pytest.raises(ValueError, match=r"square_0\.json: .*lab\.training check"):
+        read_set(drawn)
+
+
+def test_files_that_are_not_what_they_should_be(drawn: Path) -> None:
+    (drawn / "square_0.json").write_text("{")
+    (drawn / "square_1.png").unlink()
+    (drawn / "square_2.png").write_bytes(b"no picture")
+    assert [len(part) for part in scan(drawn)] == [1, 2]
+    _, problems = scan(drawn, look=True)
+    assert "square_0.json: it isn't JSON" in problems[0]
+    assert "square_1.json: expected one picture square_1.jpg|" in problems[1]
+    assert "square_2.json: its picture can't be read" in problems[2]
+
+
+def test_there_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no samples"):
+        read_set(tmp_path)
+    with pytest.raises(FileNotFoundError, match="doesn't exist"):
+        read_set(tmp_path / "set")
+
+
+@pytest.mark.parametrize("size", [(1000, 1000), (720, 1280), (1600, 900), (100, 2000), (3000, 10)])
+def test_buckets_have_as_many_pixels(size: tuple[int, int]) -> None:
+    height, width = bucket(size, 1024)
+    assert height % 64 == width % 64 == 0
+    assert abs(height * width / 1024**2 - 1) < 0.15
+    aspect = min(4.0, max(0.25, size[1] / size[0]))
+    assert abs(width / height / aspect - 1) < 0.15
+
+
+def test_boxes_stay_with_what_they_show(drawn: Path) -> None:
+    """A wide picture loses its sides; a subject of which little is left is none any more."""
+    picture = Image.new("RGB", (400, 100), "white")
+    picture.paste("red", (150, 20, 200, 80))
+    picture.paste("blue", (0, 20, 110, 80))
+    picture.save(drawn / "square_0.png")
+    sample = read_set(drawn)[0]
+    subjects = [{"box": box} for box in ([0.375, 0.2, 0.5, 0.8], [0.0, 0.2, 0.275, 0.8])]
+    content = json.loads((drawn / "square_0.json").read_text())
+    both = [content["subjects"][0] | subject for subject in subjects]
+    change(drawn, subjects=both)
+    sample = read_set(drawn)[0]
+    pixels, boxes = fit_picture(sample, (128, 256))
+    assert boxes[1] == (0.0, 0.0, 0.0, 0.0)
+    red = (pixels[..., 0] > 0.5) & (pixels[..., 2] < 0.5)
+    rows, columns = (red.any(axis).nonzero()[:, 0] for axis in (1, 0))
+    found = [columns[0] / 256, rows[0] / 128, (columns[-1] + 1) / 256, (rows[-1] + 1) / 128]
+    assert torch.allclose(torch.tensor(found), torch.tensor(boxes[0]), atol=0.02)
