@@ -17,6 +17,7 @@ A stage leaves its state in the work folder as <stage>.pt, and the loss curve as
 
 Trains an adapter for a checkpoint of one's own, on one's own pictures (docs/training.md):
 
+    python -m lab.training import coco FOLDER --out SET
     python -m lab.training check SET
     python -m lab.training cache --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
     python -m lab.training run --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
@@ -47,9 +48,7 @@ def main() -> None:
             export_family(options.work, options.models)
             return
         if options.command == "import":
-            from lab.training.export import import_family
-
-            import_family(options.models, options.work)
+            import_from(options)
             return
         if options.command == "check":
             from lab.training.real.run import check_set
@@ -73,6 +72,20 @@ def main() -> None:
         processes.leave()
 
 
+def import_from(options: argparse.Namespace) -> None:
+    """Raises ValueError: an option is missing."""
+    if options.what == "family":
+        from lab.training.export import import_family
+
+        import_family(options.models, options.work)
+        return
+    if not options.source or not options.out:
+        raise ValueError("import coco needs the folder of COCO, and --out for the set.")
+    from lab.training.real.coco import import_coco
+
+    print(f"Wrote {import_coco(options.source, options.out)} samples to {options.out}.")
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.training",
@@ -90,7 +103,13 @@ def parse() -> argparse.Namespace:
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     export = commands.add_parser("export", help="write the family's files")
     export.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
-    back = commands.add_parser("import", help="make finished stages of the family's files")
+    back = commands.add_parser("import", help="make finished stages of the family, or a set")
+    back.add_argument(
+        "what", nargs="?", choices=("family", "coco"), default="family",
+        help="finished stages of the family's files (the default), or a training set of COCO",
+    )  # fmt: skip
+    back.add_argument("source", nargs="?", type=Path, help="folder of COCO")
+    back.add_argument("--out", type=Path, help="folder for the set")
     back.add_argument("--models", type=Path, default=MODELS, help="folder to read from")
     for command in (train, export, back):
         command.add_argument(

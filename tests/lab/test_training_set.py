@@ -9,6 +9,7 @@ import torch
 from drawn_set import pack, save_drawn_set
 from PIL import Image
 
+from lab.training.real.coco import import_coco
 from lab.training.real.encoders import bucket, fit_picture
 from lab.training.real.training_set import read_set, scan
 
@@ -110,3 +111,43 @@ def test_boxes_stay_with_what_they_show(drawn: Path) -> None:
     rows, columns = (red.any(axis).nonzero()[:, 0] for axis in (1, 0))
     found = [columns[0] / 256, rows[0] / 128, (columns[-1] + 1) / 256, (rows[-1] + 1) / 128]
     assert torch.allclose(torch.tensor(found), torch.tensor(boxes[0]), atol=0.02)
+
+
+def test_coco(tmp_path: Path) -> None:
+    """The largest objects, each cut out along its polygon; crowds and pictures without caption
+    aren't taken."""
+    source, annotations = tmp_path / "coco", tmp_path / "coco" / "annotations"
+    annotations.mkdir(parents=True)
+    (source / "val").mkdir()
+    picture = Image.new("RGB", (200, 100), "white")
+    picture.paste("red", (20, 10, 80, 70))
+    for name in ("1.png", "2.png"):
+        picture.save(source / "val" / name)
+    square = {"image_id": 1, "category_id": 7, "iscrowd": 0, "bbox": [20, 10, 60, 60]}
+    square["segmentation"] = [[20, 10, 79, 10, 79, 69]]  # a half of it
+    small = {**square, "bbox": [0, 0, 5, 5]}
+    crowd = {**square, "iscrowd": 1, "segmentation": {"counts": [1], "size": [100, 200]}}
+    instances = {
+        "categories": [{"id": 7, "name": "square"}],
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 200, "height": 100} for n in (1, 2)],
+        "annotations": [small, crowd, square, {**square, "image_id": 2}],
+    }
+    (annotations / "instances_val.json").write_text(json.dumps(instances))
+    captions = {"annotations": [{"image_id": 1, "caption": "a square "}]}
+    (annotations / "captions_val.json").write_text(json.dumps(captions))
+    assert import_coco(source, tmp_path / "set") == 1
+    (sample,) = read_set(tmp_path / "set")
+    assert sample.caption == "a square" and sample.name == "val_1"
+    (subject,) = sample.subjects
+    assert subject.phrase == "square" and subject.box == (0.1, 0.1, 0.4, 0.7)
+    cut_out = subject.reference.open()
+    assert cut_out.size == (60, 60)
+    assert cut_out.getpixel((50, 10)) == (255, 0, 0, 255)
+    assert cut_out.getpixel((10, 50))[3] == 0
+    with pytest.raises(FileExistsError, match="isn't empty"):
+        import_coco(source, tmp_path / "set")
+    (annotations / "captions_val.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"captions_val\.json doesn't exist"):
+        import_coco(source, tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="has no annotations/instances_<split>"):
+        import_coco(tmp_path, tmp_path / "other")
