@@ -50,6 +50,27 @@ def test_report_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert f"{tmp_path} has no pictures of ['masks']. Sample them first" in str(error)
 
 
+@pytest.mark.parametrize("name", ["msbench", "dreambench"])
+def test_lines_of_another_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, name, tmp_path, "--out", tmp_path / "out")
+    assert f"{tmp_path} isn't a checkout of " in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    arguments = ("sample", "--work", work, "--only", "masks", "text only", "--dry-run")
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    COMMANDS["lab.evaluation"]()
+    printed = capsys.readouterr().out
+    assert "masks: 200 pictures to sample" in printed and "text only: 60 pictures" in printed
+    assert "without masks" not in printed and not work.exists()
+
+
 def test_a_stage_before_one_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = ("train", "--stage", "judge", "--work", tmp_path)
     error = run(COMMANDS["lab.training"], monkeypatch, *train)
