@@ -9,9 +9,14 @@ and the job lines of the sets that MS-Diffusion's paper reports, for lab.jobs:
 
     python -m lab.evaluation msbench CHECKOUT --out msbench.jsonl          two and three subjects
     python -m lab.evaluation dreambench CHECKOUT --out dreambench.jsonl    one subject
+
+and figures of the pictures that lab.jobs made of such lines, each in a file (docs/evaluation.md):
+
+    python -m lab.evaluation score msbench.jsonl --pictures pictures/ --out scores/
 """
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,18 +31,38 @@ from lab.microworld import MODELS
 
 BENCHES = {"msbench": msbench, "dreambench": dreambench}
 
+PACKAGES = ("faster_coco_eval", "pyarrow", "torchmetrics")
+# Names on the hub; the paper's own code isn't published, see docs/evaluation.md.
+ENCODERS = {
+    "clip": "openai/clip-vit-base-patch32",
+    "dino": "facebook/dino-vits16",
+    "owlv2": "google/owlv2-base-patch16-ensemble",
+    "dinov2": "facebook/dinov2-base",
+}
+
 
 def main() -> None:
     options = parse()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         if options.command in BENCHES:
             write_lines(options)
         elif options.command == "sample":
             sample_cases(options)
+        elif options.command == "score":
+            from lab.evaluation.scoring import score
+
+            if not score(options):
+                sys.exit(1)
         else:
             report_cases(options)
     except KeyboardInterrupt:
-        sys.exit("Stopped.")
+        sys.exit("Stopped. The same command goes on.")
+    except ModuleNotFoundError as error:
+        if error.name not in PACKAGES:
+            raise
+        sys.exit(f"{error.name} is missing: install the dependency group evaluation.")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
 
@@ -61,6 +86,21 @@ def parse() -> argparse.Namespace:
         bench = commands.add_parser(name, help=f"write job lines of {whose} evaluation")
         bench.add_argument("checkout", type=Path, help=f"of {whose} repository")
         bench.add_argument("--out", type=Path, required=True, help="file of the lines")
+    score = commands.add_parser("score", help="score what lab.jobs made")
+    score.add_argument("lines", type=Path, help="the file of job lines")
+    score.add_argument("--pictures", type=Path, required=True, help="folder of the pictures")
+    score.add_argument("--out", type=Path, required=True, help="folder for the scores")
+    score.add_argument(
+        "--sets", nargs="+", choices=("paper", "detected"), default=("paper", "detected")
+    )
+    for name, there in ENCODERS.items():
+        words = (
+            f"a folder as transformers saves it, or a name in the hub's cache; by default {there}"
+        )
+        score.add_argument(f"--{name}", default=there, metavar="MODEL", help=words)
+    score.add_argument(
+        "--device", choices=("cpu", "cuda"), help="by default cuda if there is one, else cpu"
+    )
     for command in commands.choices.values():
         command.add_argument(
             "--dry-run", action="store_true", help="say what would be done, write nothing"
@@ -68,6 +108,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.command == "sample" and options.count is not None and options.count < 1:
         parser.error("--count must be at least 1")
+    if options.command == "score" and options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, and PyTorch sees none")
     return options
 
 

@@ -38,8 +38,8 @@ def read_samples(checkout: Path) -> list[Sample]:
     found = len(subjects), len(of_objects), len(of_live)
     if found != (SUBJECTS, PROMPTS, PROMPTS):
         raise ValueError(
-            f"{path} has {found[0]} subjects, and {found[1]} and {found[2]} prompts; DreamBench has "
-            f"{SUBJECTS}, and {PROMPTS} and {PROMPTS}."
+            f"{path} has {found[0]} subjects, and {found[1]} and {found[2]} prompts; DreamBench "
+            f"has {SUBJECTS}, and {PROMPTS} and {PROMPTS}."
         )
     samples = []
     for name, phrase in subjects.items():

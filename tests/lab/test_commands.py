@@ -145,3 +145,18 @@ def test_workers_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "ray", None)
     error = run_jobs(tmp_path, monkeypatch, "--workers", 2)
     assert error == "--workers and --address need Ray: install the dependency group scale."
+
+
+def test_scores_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for module in ("scoring", "score_files"):
+        monkeypatch.delitem(sys.modules, f"lab.evaluation.{module}", raising=False)
+    given = ("score", tmp_path / "lines.jsonl", "--pictures", tmp_path, "--out", tmp_path)
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
+    assert error == "pyarrow is missing: install the dependency group evaluation."
+
+
+def test_scores_of_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("score", tmp_path / "lines.jsonl", "--pictures", tmp_path, "--out", tmp_path / "out")
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
+    assert error == f"{tmp_path} isn't a folder of pictures of lab.jobs."
