@@ -166,7 +166,7 @@ def report_cases(options: argparse.Namespace) -> None:
     """Write the page of the adapter's cases and that of placed references, each if it has
     pictures."""
     from lab.evaluation.placed import report_placed
-    from lab.evaluation.report import report
+    from lab.evaluation.quality import report_quality
 
     work, models = options.work, options.models
     there = [case for case in (*CASES, *PLACED_CASES) if (work / f"{case.name}.pt").exists()]
@@ -178,7 +178,7 @@ def report_cases(options: argparse.Namespace) -> None:
     if placed:
         report_placed(work, models)
     if adapters:
-        report(work, models)
+        report_quality(work, models)
 
 
 if __name__ == "__main__":
