@@ -12,7 +12,8 @@ and the job lines of the sets that MS-Diffusion's paper reports, for lab.jobs:
 
 and figures of the pictures that lab.jobs made of such lines, each in a file (docs/evaluation.md):
 
-    python -m lab.evaluation score msbench.jsonl --pictures pictures/ --out scores/
+    python -m lab.evaluation score msbench.jsonl --pictures pictures/ --out scores/msbench/
+    python -m lab.evaluation report --scores scores/    write docs/published.md
 """
 
 import argparse
@@ -79,6 +80,12 @@ def parse() -> argparse.Namespace:
     sample.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=", ".join(names))
     sample.add_argument("--count", type=int, help="scenes of each case")
     report = commands.add_parser("report", help="score them, and write the pages")
+    report.add_argument(
+        "--scores",
+        type=Path,
+        help="write the page of the paper's sets instead, from this folder with msbench/ and "
+        "dreambench/ as score writes them",
+    )
     for command in (sample, report):
         command.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
         command.add_argument("--work", type=Path, default=ROOT / ".lab" / "quality")
@@ -163,8 +170,21 @@ def sample_cases(options: argparse.Namespace) -> None:
 
 
 def report_cases(options: argparse.Namespace) -> None:
-    """Write the page of the adapter's cases and that of placed references, each if it has
-    pictures."""
+    """Write the page of the paper's sets; or that of the adapter's cases and that of placed
+    references, each if it has pictures."""
+    if options.scores:
+        from lab.evaluation.paper_report import find_scores, report_paper
+
+        if options.dry_run:
+            sets = [
+                f"{bench}/{name}"
+                for bench, of in find_scores(options.scores).items()
+                for name in of
+            ]
+            print(f"There are scores of {', '.join(sets)}. Nothing was written.")
+        else:
+            report_paper(options.scores)
+        return
     from lab.evaluation.placed import report_placed
     from lab.evaluation.quality import report_quality
 

@@ -11,6 +11,7 @@ from lab.evaluation.encoders import Clip, Detector, Dino
 from lab.evaluation.made import Made, read_made
 from lab.evaluation.paper import Paper
 from lab.evaluation.score_files import ScoreFiles
+from lab.jobs.folder import Folder
 from lab.progress import Progress
 
 PORTION = 50  # lines a file: what a killed run loses at most
@@ -43,10 +44,11 @@ def score(options: argparse.Namespace) -> bool:
     """
     made = read_made(options.lines, options.pictures)
     lines = hashlib.sha256(options.lines.read_bytes()).hexdigest()[:16]
+    made_by = {"lines": lines, **Folder(options.pictures).versions()}
     complete = True
     for name in options.sets:
         judge = load_judge(name, options)
-        files = ScoreFiles(options.out / name, name, {"lines": lines, **judge.made_by})
+        files = ScoreFiles(options.out / name, name, {**made_by, **judge.made_by})
         left = [line for line in made if not _is_scored(line, files)]
         without = sum(not line.id for line in left)
         print(

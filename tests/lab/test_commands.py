@@ -160,3 +160,8 @@ def test_scores_of_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     given = ("score", tmp_path / "lines.jsonl", "--pictures", tmp_path, "--out", tmp_path / "out")
     error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
     assert error == f"{tmp_path} isn't a folder of pictures of lab.jobs."
+
+
+def test_a_report_without_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--scores", tmp_path)
+    assert str(error).startswith(f"There are no scores in {tmp_path / 'msbench'} or ")

@@ -12,6 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import job_lines
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,7 @@ from lab.evaluation.detected import Detected, assign, shown_subjects
 from lab.evaluation.encoders import Clip, Detector, Dino
 from lab.evaluation.made import read_made
 from lab.evaluation.paper import Paper, product
+from lab.evaluation.paper_report import report_paper
 from lab.evaluation.score_files import ScoreFiles, read_scores
 from lab.evaluation.scoring import score
 
@@ -288,8 +290,12 @@ def test_the_command_scores_what_is_missing(
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, encoders: dict[str, Path]) -> None:
-    lines = save_lines(tmp_path, [line(n) for n in range(1, 200)])
-    save_pictures(tmp_path, lines)
+    """Stopped while it waits for the second picture, a pipe that nobody writes to."""
+    lines = save_lines(tmp_path, [line(n) for n in (1, 2, 3)])
+    second = save_pictures(tmp_path, lines) / "00" / f"{2:016}.png"
+    picture = second.read_bytes()
+    second.unlink()
+    os.mkfifo(second)
     given = options(tmp_path, encoders, sets=("paper",))
     command = [sys.executable, "-m", "lab.evaluation", "score", str(lines), "--sets", "paper"]
     for name in ("pictures", "out", "clip", "dino"):
@@ -302,16 +308,18 @@ def test_a_stopped_run_goes_on(tmp_path: Path, encoders: dict[str, Path]) -> Non
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout and process.stdout.readline().startswith("paper: 199 lines, 0 are scored")
-    assert process.stdout.readline().startswith("1 of 199: 0 failed")
+    assert process.stdout and process.stdout.readline().startswith("paper: 3 lines, 0 are scored")
+    assert process.stdout.readline().startswith("1 of 3: 0 failed")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert (process.returncode, said) == (1, "Stopped. The same command goes on.\n")
     _, rows = read_scores(given.out / "paper")
-    assert 0 < len(rows) < 199 and [*rows] == list(range(1, len(rows) + 1))
+    assert [*rows] == [1]
+    second.unlink()
+    second.write_bytes(picture)
     assert score(given)
     _, after = read_scores(given.out / "paper")
-    assert len(after) == 199 and all(after[number] == rows[number] for number in rows)
+    assert [*after] == [1, 2, 3] and after[1] == rows[1]
 
 
 def test_a_model_that_fails_leaves_no_score(
@@ -413,3 +421,17 @@ def test_encoders_that_are_none(tmp_path: Path, encoders: dict[str, Path]) -> No
 def test_a_model_may_be_named_by_its_file(encoders: dict[str, Path]) -> None:
     by_file = Dino(str(encoders["dino"] / "model.safetensors"), "cpu")
     assert by_file.hash == Dino(str(encoders["dino"]), "cpu").hash
+
+
+def test_pictures_of_the_real_host(tmp_path: Path, encoders: dict[str, Path]) -> None:
+    """From job lines to the page, with pictures that lab.jobs makes."""
+    lines = [job_lines.line(seed, name="star+heart") for seed in (1, 2)]
+    command = job_lines.save_lines(tmp_path, lines)
+    job_lines.finish(job_lines.start(command, tmp_path / "pictures"))
+    out = tmp_path / "scores" / "msbench"
+    assert score(options(tmp_path, encoders, lines=tmp_path / "jobs.jsonl", out=out))
+    made_by, rows = read_scores(out / "detected")
+    assert {"comfyui", "pack", "owlv2", "dinov2"} <= made_by.keys()
+    assert [row["phrases"] for row in rows.values()] == [["star", "heart"]] * 2
+    report_paper(tmp_path / "scores", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text().count("| two subjects | 2 | ") == 2
