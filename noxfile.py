@@ -1,5 +1,5 @@
-"""Development sessions: nox -s demo | test | browser | lint | quality | bench | compat | soak. Each
-installs all that it needs."""
+"""Development sessions: nox -s demo | test | browser | lint | quality | paper | bench | compat |
+soak. Each installs all that it needs."""
 
 import hashlib
 import os
@@ -52,7 +52,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Core, host and lab tests; arguments go to pytest."""
-    host = _install(session, "test", "scale")
+    host = _install(session, "test", "scale", "evaluation")
     arguments = session.posargs or BOTH_CORES
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 
@@ -101,6 +101,25 @@ def quality(session: nox.Session) -> None:
     host = _install(session, "test")
     for verb in ("sample", "report"):
         session.run("python", "-m", "lab.evaluation", verb, env=_host_env(host))
+
+
+@nox.session
+def paper(session: nox.Session) -> None:
+    """The paper's evaluation with the models of COMFYUI_PATH: -- msbench CHECKOUT, or dreambench;
+    what follows goes to lab.jobs run. Writes docs/published.md."""
+    if len(session.posargs) < 2:
+        session.error("Name the set and its checkout: nox -s paper -- msbench CHECKOUT")
+    name, checkout, *more = session.posargs
+    host = _install(session, "test", "scale", "evaluation")
+    work = ROOT / ".lab" / "paper"
+    lines, pictures, scores = (str(work / part) for part in (f"{name}.jsonl", name, "scores"))
+    for module, *arguments in (
+        ("evaluation", name, checkout, "--out", lines),
+        ("jobs", "run", lines, "--out", pictures, *more),
+        ("evaluation", "score", lines, "--pictures", pictures, "--out", f"{scores}/{name}"),
+        ("evaluation", "report", "--scores", scores),
+    ):
+        session.run("python", "-m", f"lab.{module}", *arguments, env=_host_env(host))
 
 
 @nox.session

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from lab.evaluation.metrics import Scores
-from lab.evaluation.statistics import Interval, difference, mean_and_interval, ratio
+from lab.evaluation.statistics import Interval, Scores, difference, mean_and_interval, ratio
 
 COLUMNS = {
     "iou": "IoU",
@@ -27,23 +26,18 @@ def goals(scores: dict[str, Scores]) -> list[Measured]:
     return [*rows, *_scenes(scores), *_weights(scores), *_auto_layout(scores)]
 
 
-def percent(values: Interval) -> str:
-    mean, low, high = (100 * v for v in values)
-    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
-
-
 def _subjects(scores: dict[str, Scores]) -> Iterator[Measured]:
     """Each subject in its box, with its own looks."""
     masks, ceiling = scores["masks"], scores[f"{ROUND_TRIP}two"]
-    yield "IoU, share of the VAE round trip's", ">= 97 %", ratio(masks.iou, ceiling.iou)
-    yield "subjects missed", "0", mean_and_interval(masks.miss)
+    yield "IoU, share of the VAE round trip's", ">= 97 %", ratio(masks["iou"], ceiling["iou"])
+    yield "subjects missed", "0", mean_and_interval(masks["miss"])
     for name, goal in (("shape", ">= 95 %"), ("texture", ">= 85 %")):
-        share = ratio(getattr(masks, name), getattr(ceiling, name))
+        share = ratio(masks[name], ceiling[name])
         yield f"{name} kept, share of the round trip's", goal, share
     confused = "confused with the other subject, by"
-    yield f"{confused} mean colour", "<= 2 %", mean_and_interval(masks.confused_colour)
-    yield f"{confused} the judge", "<= 3 %", mean_and_interval(masks.confused)
-    yield "sprite pixels outside the boxes", "<= 0.5 %", mean_and_interval(masks.outside)
+    yield f"{confused} mean colour", "<= 2 %", mean_and_interval(masks["confused_colour"])
+    yield f"{confused} the judge", "<= 3 %", mean_and_interval(masks["confused"])
+    yield "sprite pixels outside the boxes", "<= 0.5 %", mean_and_interval(masks["outside"])
 
 
 def _without_masks(scores: dict[str, Scores]) -> Iterator[Measured]:
@@ -54,25 +48,25 @@ def _without_masks(scores: dict[str, Scores]) -> Iterator[Measured]:
     ):
         if case in scores:
             other = scores[case]
-            by_colour = mean_and_interval(other.confused_colour)
+            by_colour = mean_and_interval(other["confused_colour"])
             yield f"confused, {words}, by mean colour", "reported", by_colour
-            yield "the same, by the judge", "reported", mean_and_interval(other.confused)
-            gap = difference(other.confused, masks.confused)
+            yield "the same, by the judge", "reported", mean_and_interval(other["confused"])
+            gap = difference(other["confused"], masks["confused"])
             yield f"gap to {against}, by the judge", "reported", gap
 
 
 def _grounding(scores: dict[str, Scores]) -> Iterator[Measured]:
     if "no grounding" in scores:
-        dropped = scores["no grounding"].shape
+        dropped = scores["no grounding"]["shape"]
         words = "named shape in its own box, grounding dropped"
         yield words, "reported", mean_and_interval(dropped)
-        gap = difference(scores["masks"].shape, dropped)
+        gap = difference(scores["masks"]["shape"], dropped)
         yield "gap to grounding kept", "reported", gap
 
 
 def _text(scores: dict[str, Scores]) -> Iterator[Measured]:
     if "text only" in scores:
-        named = mean_and_interval(scores["text only"].anywhere)
+        named = mean_and_interval(scores["text only"]["anywhere"])
         yield "text alone: named shape and hue anywhere", ">= 80 %", named
 
 
@@ -89,8 +83,8 @@ def _scenes(scores: dict[str, Scores]) -> Iterator[Measured]:
             continue
         own = scores[f"{ROUND_TRIP}{kind}"]
         for name in ("iou", "shape", "texture"):
-            mean, low, high = ratio(getattr(scores[case], name), getattr(own, name))
-            on_square = ratio(getattr(masks, name), getattr(ceiling, name))[0]
+            mean, low, high = ratio(scores[case][name], own[name])
+            on_square = ratio(masks[name], ceiling[name])[0]
             words = f"{case}: {COLUMNS[name]}, share of round trip, against two on square"
             yield words, ">= -5 points", (mean - on_square, low - on_square, high - on_square)
 
@@ -99,16 +93,18 @@ def _weights(scores: dict[str, Scores]) -> Iterator[Measured]:
     for case in ("weight 0", "weight 0.3", "weight 0.6", "weight 1.2"):
         if case in scores:
             for name in ("shape", "texture", "colour"):
-                values = mean_and_interval(getattr(scores[case], name))
+                values = mean_and_interval(scores[case][name])
                 yield f"{case}: {name}", "rises with weight", values
-            background = mean_and_interval(scores[case].background)
+            background = mean_and_interval(scores[case]["background"])
             yield f"{case}: background word", ">= 95 %", background
-    background = mean_and_interval(scores["masks"].background)
+    background = mean_and_interval(scores["masks"]["background"])
     yield "weight 1: background word", ">= 95 %", background
 
 
 def _auto_layout(scores: dict[str, Scores]) -> Iterator[Measured]:
     if "shifted boxes, auto layout" in scores:
         words = "auto layout, boxes shifted by 15 %: shape and hue anywhere, against true boxes"
-        gap = difference(scores["shifted boxes, auto layout"].anywhere, scores["masks"].anywhere)
+        gap = difference(
+            scores["shifted boxes, auto layout"]["anywhere"], scores["masks"]["anywhere"]
+        )
         yield words, ">= -5 points", gap

@@ -1,6 +1,6 @@
 """Metrics: what the judge sees in pictures, against their references and boxes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 
 from lab.evaluation.cases import HeldOut
+from lab.evaluation.statistics import Scores
 from lab.microworld.judge import NOTHING, Judge
 from lab.microworld.scenes import BACKGROUND_COLOURS
 
@@ -17,24 +18,8 @@ RIM = 2  # pixels of a sprite's outline
 BRIGHT = 0.45  # inside its outline, every sprite's brightest channel is brighter
 NEAR = 6  # cells around a box in which a sprite is still the box's
 
-Rows = dict[str, list[float]]  # of one scene, a value a subject or one alone, by name in Scores
+Row = dict[str, list[float]]  # of one scene, a value a subject or one alone, by column
 Cells = tuple[int, int, int, int]  # a box in cells of the judge's foreground
-
-
-@dataclass
-class Scores:
-    """Per scene and subject, in scene order; NaN where a score has no meaning."""
-
-    iou: list[list[float]] = field(default_factory=list)
-    miss: list[list[float]] = field(default_factory=list)
-    shape: list[list[float]] = field(default_factory=list)
-    texture: list[list[float]] = field(default_factory=list)
-    colour: list[list[float]] = field(default_factory=list)
-    confused: list[list[float]] = field(default_factory=list)  # by the judge
-    confused_colour: list[list[float]] = field(default_factory=list)  # by mean colour, no network
-    outside: list[list[float]] = field(default_factory=list)  # one a scene
-    anywhere: list[list[float]] = field(default_factory=list)  # named shape and hue anywhere
-    background: list[list[float]] = field(default_factory=list)  # one a scene
 
 
 @dataclass
@@ -60,8 +45,8 @@ class Found:
 
 
 def score(judge: Judge, held_out: HeldOut, pictures: Tensor) -> Scores:
-    """Scores of pictures [n, 3, H, W] of the first n held-out scenes."""
-    scores = Scores()
+    """Scores of pictures [n, 3, H, W] of the first n held-out scenes, by the columns of `goals`."""
+    scores: Scores = {}
     with torch.no_grad():
         sprites = judge.sprites(pictures)  # [n, h, w]
         small = F.avg_pool2d(pictures, 2)
@@ -71,14 +56,14 @@ def score(judge: Judge, held_out: HeldOut, pictures: Tensor) -> Scores:
             rows |= score_looks(judge, found, rows["miss"])
             rows |= score_whole(judge, found)
             for name, row in rows.items():
-                getattr(scores, name).append(row)
+                scores.setdefault(name, []).append(row)
     return scores
 
 
-def score_boxes(found: Found) -> Rows:
+def score_boxes(found: Found) -> Row:
     """Whether sprites fill their boxes and nothing else, each in its own mean colour."""
     sprites, boxes = found.sprites, found.boxes()
-    rows: Rows = {"iou": [], "miss": [], "confused_colour": []}
+    rows: Row = {"iou": [], "miss": [], "confused_colour": []}
     allowed = torch.zeros_like(sprites)
     for j, (x0, y0, x1, y1) in enumerate(boxes):
         allowed[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = True
@@ -98,7 +83,7 @@ def score_boxes(found: Found) -> Rows:
     return {**rows, "outside": [outside]}
 
 
-def score_looks(judge: Judge, found: Found, missed: list[float]) -> Rows:
+def score_looks(judge: Judge, found: Found, missed: list[float]) -> Row:
     """Whether each box shows its reference's look, and no other's."""
     scenes, i, n = found.held_out.scenes, found.i, found.subjects
     looks = scenes.looks[i, :n]
@@ -106,7 +91,7 @@ def score_looks(judge: Judge, found: Found, missed: list[float]) -> Rows:
     whole = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).expand(n, 4)
     references = judge.look(found.held_out.references[i, :n], whole)
     distances = torch.cdist(verdict.look, references.look)  # [S, S], box by reference
-    rows: Rows = {"confused": (distances.argmin(1) != torch.arange(n)).float().tolist()}
+    rows: Row = {"confused": (distances.argmin(1) != torch.arange(n)).float().tolist()}
     for name in ("shape", "texture", "colour"):
         right = getattr(verdict, name) == getattr(looks, name)
         rows[name] = [
@@ -115,7 +100,7 @@ def score_looks(judge: Judge, found: Found, missed: list[float]) -> Rows:
     return rows
 
 
-def score_whole(judge: Judge, found: Found) -> Rows:
+def score_whole(judge: Judge, found: Found) -> Row:
     """What the whole picture shows, wherever it shows it."""
     scenes, i = found.held_out.scenes, found.i
     free = found.small[:, ~found.sprites]

@@ -8,31 +8,15 @@ sample's number is its seed, and size, weight, steps and guidance are as in the 
 
 import ast
 import itertools
-import json
-import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lab.evaluation.samples import Sample
 
 TABLES = "msdiffusion/dataset/prompts/msbench.py"
 PHOTOS = "msbench"
 COMBINATIONS, SAMPLES = 1148, 4488  # as published, in the research repository's README
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt for one combination of photos."""
-
-    kind: str  # type of the combination, such as living_object
-    photos: tuple[Path, ...]
-    phrases: tuple[str, ...]
-    boxes: tuple[list[float], ...]  # x0, y0, x1, y1 in 0..1
-    prompt: str
-
-    @property
-    def combination(self) -> str:
-        return f"{self.kind}/{'+'.join(photo.stem for photo in self.photos)}"
 
 
 def read_samples(checkout: Path) -> list[Sample]:
@@ -60,29 +44,6 @@ def read_samples(checkout: Path) -> list[Sample]:
             f"{COMBINATIONS} and {SAMPLES}."
         )
     return samples
-
-
-def save_lines(samples: list[Sample], path: Path) -> None:
-    """Write a job line for each, as `lab.jobs` reads them."""
-    folder = path.resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for number, sample in enumerate(samples, 1):
-            rows = zip(sample.phrases, sample.boxes, sample.photos, strict=True)
-            line = {
-                "name": sample.combination,
-                "prompt": sample.prompt,
-                "seed": number,
-                "subjects": [
-                    {
-                        "phrase": phrase,
-                        "box": box,
-                        "reference": Path(os.path.relpath(photo.resolve(), folder)).as_posix(),
-                    }
-                    for phrase, box, photo in rows
-                ],
-            }
-            file.write(json.dumps(line) + "\n")
 
 
 def _combine(tables: dict[str, Any], photos: Path) -> list[Sample]:

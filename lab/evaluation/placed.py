@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lab.evaluation.cases import PLACED_CASES, PlacedCase, draw_held_out
-from lab.evaluation.goals import percent
-from lab.evaluation.metrics import Scores, score
-from lab.evaluation.report import DOCS, scores_table
+from lab.evaluation.goals import COLUMNS
+from lab.evaluation.metrics import score
+from lab.evaluation.report import DOCS, scores_table, shown
 from lab.evaluation.sampling import round_trip
 from lab.evaluation.sheet import save_sheet, with_boxes
-from lab.evaluation.statistics import difference
+from lab.evaluation.statistics import Scores, difference
 from lab.host.in_process import load_host
 from lab.host.sampler import FluxSampler, lay_out
 from lab.host.workflows import CFG, STEPS
@@ -122,7 +122,7 @@ def report_placed(work: Path, models: Path, docs: Path = DOCS) -> None:
         gaps=gaps_table(scores),
         shown=SHOWN,
         rows=", ".join(pictures),
-        table=scores_table(scores),
+        table=scores_table(scores, COLUMNS),
     )
     (docs / "quality_placed.md").write_text(page, encoding="utf-8")
 
@@ -131,11 +131,7 @@ def gaps_table(scores: dict[str, Scores]) -> str:
     """Markdown: each way to place, less no placing."""
     lines = [f"| | {' | '.join(GAPS.values())} |", f"| --- |{' --- |' * len(GAPS)}"]
     for case in PLACED_CASES[1:]:
-        gaps = [
-            percent(
-                difference(getattr(scores[case.name], name), getattr(scores["not placed"], name))
-            )
-            for name in GAPS
-        ]
+        rows = [(scores[case.name][name], scores["not placed"][name]) for name in GAPS]
+        gaps = [shown(difference(*pair), unit=" %") for pair in rows]
         lines.append(f"| {case.name} | {' | '.join(gaps)} |")
     return "\n".join(lines)

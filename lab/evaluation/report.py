@@ -1,117 +1,47 @@
-"""The report: docs/quality.md and its contact sheet, from sampled pictures."""
+"""Tables of scores, as all pages have them."""
 
-from pathlib import Path
-
-import torch
-from torch import Tensor
+import math
+from collections.abc import Mapping, Sequence
 
 from lab import ROOT
-from lab.evaluation.cases import CASES, HeldOut, draw_held_out
-from lab.evaluation.goals import COLUMNS, Measured, goals, percent
-from lab.evaluation.metrics import Scores, score
-from lab.evaluation.sampling import round_trip
-from lab.evaluation.sheet import save_sheet, with_boxes
-from lab.evaluation.statistics import mean_and_interval
-from lab.host.in_process import load_host
-from lab.host.sampler import Sampler
-from lab.host.workflows import CFG, STEPS
-from lab.microworld.judge import load_judge
+from lab.evaluation.statistics import Interval, Scores, mean_and_interval
 
 DOCS = ROOT / "docs"
-SHOWN = 10  # scenes on the contact sheet
-ROWS = ("VAE round trip, two", "masks", "without masks", "masks switched off", "text only")
-PAGE = """# What the micro world measures
-
-Written by `python -m lab.evaluation report`. Two subjects a scene unless said otherwise,
-{steps} Euler steps, guidance {cfg}, weight 1, sampled in the real host through the pack's
-nodes. The scenes' seeds are never drawn in training, and every sprite is a combination of shape,
-texture and colour that no training scene shows. Captions name shapes and background only; the
-looks come from the references. Percentages are means over subjects with 95 % bootstrap intervals
-over scenes. The judge saw only pictures of the generator; what it gets wrong shows in the rows
-"as drawn" and "VAE round trip", and the latter is the ceiling of every figure below it.
-
-{goals}
-
-![Contact sheet of ten scenes; its rows are named below](quality.png)
-
-Rows: the two references, the scene as drawn with its boxes, then: {rows}.
-"Without masks" is an adapter of its own, trained as long and from the same start on the same frozen
-base, but with every reference seen everywhere, and used in the same way: the fair ablation. "Masks
-switched off" is the adapter with masks, used without.
-
-## All figures
-
-{table}
-
-IoU: of the tight box around the found sprite with the asked box. Missed: less than 15 % of the box
-is sprite. Outside: sprite pixels outside all boxes. Shape, texture, colour: as the judge names what
-it sees in the box. Confused: nearer to another subject's reference than to its own. Anywhere: a
-sprite of the named shape and hue wherever it is.
-"""
 
 
-def report(work: Path, models: Path, docs: Path = DOCS) -> None:
-    """Score the sampled pictures of a work folder, and write the page and its contact sheet."""
-    torch.set_num_threads(1)
-    cases = [case for case in CASES if (work / f"{case.name}.pt").exists()]
-    if missing := {"masks"} - {case.name for case in cases}:
-        raise FileNotFoundError(
-            f"{work} has no pictures of {sorted(missing)}. "
-            "Sample them first: python -m lab.evaluation sample."
-        )
-    judge, vae = load_judge(models), Sampler(load_host(), models).vae
-    sets: dict[str, HeldOut] = {}
-    scores: dict[str, Scores] = {}
-    pictures: dict[str, Tensor] = {}
-    for case in cases:
-        if case.scenes not in sets:
-            held_out = sets[case.scenes] = draw_held_out(case.scenes)
-            count = max(c.count for c in cases if c.scenes == case.scenes)
-            drawn = held_out.scenes.picture[:count]
-            scores[f"as drawn, {case.scenes}"] = score(judge, held_out, drawn)
-            back = pictures[f"VAE round trip, {case.scenes}"] = round_trip(vae, drawn)
-            scores[f"VAE round trip, {case.scenes}"] = score(judge, held_out, back)
-        sampled = torch.load(work / f"{case.name}.pt", weights_only=True)
-        pictures[case.name] = sampled.float().div(255)
-        scores[case.name] = score(judge, sets[case.scenes], pictures[case.name])
-    rows = [name for name in ROWS if name in pictures]
-    _save_contact_sheet(sets["two"], {name: pictures[name] for name in rows}, docs / "quality.png")
-    measured = goals_table(goals(scores))
-    page = PAGE.format(
-        goals=measured, table=scores_table(scores), rows=", ".join(rows), steps=STEPS, cfg=CFG
-    )
-    (docs / "quality.md").write_text(page, encoding="utf-8")
-    print(measured)
+def shown(values: Interval, scale: float = 100, digits: int = 1, unit: str = "") -> str:
+    """A value with its interval; empty where there is none."""
+    mean, low, high = (scale * v for v in values)
+    if math.isnan(mean):
+        return ""
+    return f"{mean:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def goals_table(rows: list[Measured]) -> str:
-    """The goals, each beside what was measured, as Markdown."""
-    lines = ["| | goal | measured |", "| --- | --- | --- |"]
-    return "\n".join(lines + [f"| {what} | {goal} | {percent(c)} |" for what, goal, c in rows])
+def scores_table(
+    cases: dict[str, Scores],
+    columns: dict[str, str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    counted: str = "scenes",
+    scale: float = 100,
+    digits: int = 1,
+) -> str:
+    """Markdown: a line a case, means with their intervals.
 
-
-def scores_table(rows: dict[str, Scores]) -> str:
-    """Markdown: a line a case, percent with its interval."""
-    lines = [
-        f"| | scenes | {' | '.join(COLUMNS.values())} |",
-        f"| --- | --- |{' --- |' * len(COLUMNS)}",
-    ]
-    for name, scores in rows.items():
-        cells = []
-        for column in COLUMNS:
-            mean, low, high = (100 * v for v in mean_and_interval(getattr(scores, column)))
-            cells.append(f"{mean:.1f} [{low:.1f}, {high:.1f}]")
-        lines.append(f"| {name} | {len(scores.iou)} | {' | '.join(cells)} |")
+    Args:
+        columns: their headings by name.
+        groups: for each case, what each of its scenes is drawn together with; None for nothing.
+        counted: what the rows of scores are.
+        scale, digits: as those of `shown`.
+    """
+    lines = [table_row("", counted, *columns.values()), table_row(*["---"] * (len(columns) + 2))]
+    for name, scores in cases.items():
+        of_case = groups[name] if groups else None
+        intervals = [mean_and_interval(scores[column], of_case) for column in columns]
+        cells = [shown(interval, scale, digits) for interval in intervals]
+        lines.append(table_row(name, str(len(scores[next(iter(columns))])), *cells))
     return "\n".join(lines)
 
 
-def _save_contact_sheet(held_out: HeldOut, pictures: dict[str, Tensor], path: Path) -> None:
-    shown = slice(0, SHOWN)
-    boxes = held_out.scenes.boxes[shown]
-    rows = [
-        held_out.references[shown, 0],
-        held_out.references[shown, 1],
-        with_boxes(held_out.scenes.picture[shown], boxes),
-        *(with_boxes(sampled[shown], boxes) for sampled in pictures.values()),
-    ]
-    save_sheet(rows, path)
+def table_row(*cells: str) -> str:
+    """A line of a Markdown table."""
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"

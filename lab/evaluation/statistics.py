@@ -1,20 +1,38 @@
-"""Statistics of scores: means, differences and ratios with 95 % bootstrap intervals over scenes."""
+"""Statistics of scores: means, differences and ratios with 95 % bootstrap intervals over scenes, or
+over the groups that scenes are in."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+Rows = list[
+    list[float]
+]  # a row a scene, a value a subject or one alone; NaN where it has no meaning
+Scores = dict[str, Rows]  # by column
 Interval = tuple[float, float, float]  # the value, and the interval's low and high end
 DRAWS = 2000
 
 
-def mean_and_interval(rows: list[list[float]]) -> Interval:
-    """Mean over all subjects; NaN doesn't count."""
+def mean_and_interval(rows: Rows, groups: Sequence[str] | None = None) -> Interval:
+    """Mean over scenes of their means; NaN doesn't count.
+
+    Args:
+        groups: of each scene; what has the same is drawn together. None for a group each.
+    Returns: NaN where nothing counts.
+    """
     values = np.array([np.nanmean(row) if not np.isnan(row).all() else np.nan for row in rows])
-    values = values[~np.isnan(values)]
-    low, high = _interval(values[_picks(len(values))].mean(1))
-    return float(values.mean()), low, high
+    counts = ~np.isnan(values)
+    if not counts.any():
+        return np.nan, np.nan, np.nan
+    names = np.arange(len(values)) if groups is None else np.asarray(groups)
+    of_group = np.unique(names[counts], return_inverse=True)[1]
+    sums, sizes = np.bincount(of_group, values[counts]), np.bincount(of_group)
+    picks = _picks(len(sums))
+    low, high = _interval(sums[picks].sum(1) / sizes[picks].sum(1))
+    return float(values[counts].mean()), low, high
 
 
-def ratio(part: list[list[float]], whole: list[list[float]]) -> Interval:
+def ratio(part: Rows, whole: Rows) -> Interval:
     """Ratio of two means over the scenes of `part`."""
     a, b = (np.array([np.nanmean(row) for row in rows]) for rows in (part, whole[: len(part)]))
     picks = _picks(len(a))
@@ -22,7 +40,7 @@ def ratio(part: list[list[float]], whole: list[list[float]]) -> Interval:
     return float(a.mean() / b.mean()), low, high
 
 
-def difference(a: list[list[float]], b: list[list[float]]) -> Interval:
+def difference(a: Rows, b: Rows) -> Interval:
     """Mean of a minus b over the scenes that both have."""
     n = min(len(a), len(b))
     gap = np.array(a[:n]).mean(1) - np.array(b[:n]).mean(1)

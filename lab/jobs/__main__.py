@@ -11,10 +11,8 @@ import argparse
 import hashlib
 import signal
 import sys
-import time
 from collections.abc import Generator
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from lab.jobs.folder import Folder
 from lab.jobs.hashes import Hashes
 from lab.jobs.lines import VERSION, WORKFLOW, Job, read_jobs, read_workflow
 from lab.jobs.worker import STOPPED, Result
+from lab.progress import Progress
 
 FEW = 5  # failed jobs that are named
 Results = Generator[Result, None, None]
@@ -187,23 +186,14 @@ def work(jobs: list[Job], options: argparse.Namespace, models: Path) -> Results:
 
 
 def print_progress(results: Results, count: int) -> int:
-    """Print how far it is, at most once a second; returns how many failed."""
+    """Print how far it is; returns how many failed."""
     states = {"made": 0, "there": 0, "failed": 0}
-    first = shown = 0.0
+    progress = Progress(count)
     for result in results:
         states[result.state] += 1
-        now, done = time.monotonic(), sum(states.values())
-        first = first or now  # the time until then is mostly that of loading
-        if done < count and now - shown < 1:
-            continue
-        shown = now
-        rate = (done - 1) / (now - first) if done > 1 else 0.0
-        left = f", {rate:.2f}/s, {timedelta(seconds=(count - done) // rate)} left" if rate else ""
         by_others = f", {states['there']} by others" if states["there"] else ""
-        print(
-            f"{done} of {count}: {states['made']} made{by_others}, {states['failed']} failed{left}",
-            flush=True,
-        )
+        words = f"{states['made']} made{by_others}, {states['failed']} failed"
+        progress.show(sum(states.values()), words)
     return states["failed"]
 
 

@@ -16,6 +16,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,21 @@ def read_workflow(path: Path) -> Prompt:
     return workflow
 
 
+def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The lines of a file with their numbers, each of the right form. Files aren't looked at.
+
+    Raises ValueError: says which line and what is wrong with it.
+    """
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if text.strip():
+            with naming_line(path, number):
+                lines.append((number, _parse_line(text)))
+    if not lines:
+        raise ValueError(f"{path} has no lines.")
+    return lines
+
+
 def read_jobs(path: Path, workflow: Prompt, models: Path, hashes: Hashes) -> list[Job]:
     """The jobs of a file, in its order.
 
@@ -137,27 +153,28 @@ def read_jobs(path: Path, workflow: Prompt, models: Path, hashes: Hashes) -> lis
     """
     jobs: list[Job] = []
     numbers: dict[str, int] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not text.strip():
-            continue
-        try:
-            job = _read_job(number, text, path.parent, workflow, models, hashes)
+    for number, line in read_lines(path):
+        with naming_line(path, number):
+            job = _make_job(number, line, path.parent, workflow, models, hashes)
             if job.id in numbers:
                 raise ValueError(
                     f"it is the picture of line {numbers[job.id]}. Give it another seed."
                 )
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"{path.name}, line {number}: {error}") from None
         numbers[job.id] = number
         jobs.append(job)
-    if not jobs:
-        raise ValueError(f"{path} has no lines.")
     return jobs
 
 
-def _read_job(
-    number: int, text: str, folder: Path, workflow: Prompt, models: Path, hashes: Hashes
-) -> Job:
+@contextmanager
+def naming_line(path: Path, number: int) -> Iterator[None]:
+    """Let errors begin with file and line."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{path.name}, line {number}: {error}") from None
+
+
+def _parse_line(text: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
     except ValueError as error:
@@ -167,11 +184,28 @@ def _read_job(
     _check_fields(line, (*FIELDS, *OTHER_FIELDS), "")
     if not _is_text(line.get("name", "")):
         raise ValueError(f"name must be text, got {line['name']!r}.")
+    for name, field in FIELDS.items():
+        if name in line and not field.fits(line[name]):
+            raise ValueError(f"{name} must be {field.expected}, got {line[name]!r}.")
+    if "subjects" in line:
+        if not isinstance(line["subjects"], list) or not line["subjects"]:
+            raise ValueError('subjects must be a list like [{"phrase": "cat", ...}].')
+        for number, subject in enumerate(line["subjects"], 1):
+            _check_subject(subject, f"subject {number}")
+    return line
+
+
+def _make_job(
+    number: int,
+    line: dict[str, Any],
+    folder: Path,
+    workflow: Prompt,
+    models: Path,
+    hashes: Hashes,
+) -> Job:
     prompt = copy.deepcopy(workflow)
     for name, field in FIELDS.items():
         if name in line:
-            if not field.fits(line[name]):
-                raise ValueError(f"{name} must be {field.expected}, got {line[name]!r}.")
             for title, key in field.inputs:
                 _titled(prompt, title, name)["inputs"][key] = line[name]
     if "subjects" in line:
@@ -221,19 +255,15 @@ def _set_inputs(prompt: Prompt, given: Any) -> None:
             inputs[name] = value
 
 
-def _set_subjects(prompt: Prompt, subjects: Any, folder: Path) -> None:
+def _set_subjects(prompt: Prompt, subjects: list[dict[str, Any]], folder: Path) -> None:
     """Let MSD Layout have these subjects, with a Load Image for each reference."""
     layouts = [node for node in prompt.values() if node["class_type"] == "MSDLayout"]
     if len(layouts) != 1:
         raise ValueError(f"subjects need one MSD Layout; the workflow has {len(layouts)}.")
-    if not isinstance(subjects, list) or not subjects:
-        raise ValueError('subjects must be a list like [{"phrase": "cat", ...}].')
     inputs = layouts[0]["inputs"]
     for name in [n for n in inputs if n.startswith(("references.", "reference_masks."))]:
         del inputs[name]
     for number, subject in enumerate(subjects, 1):
-        where = f"subject {number}"
-        _check_subject(subject, where)
         prompt[f"reference {number}"] = {
             "class_type": "LoadImage",
             "inputs": {"image": subject["reference"]},

@@ -11,9 +11,9 @@ from torch import Tensor
 import lab.microworld.pack  # noqa: F401
 from lab.evaluation.cases import CASES, draw_held_out
 from lab.evaluation.guard import out_of_bounds
-from lab.evaluation.metrics import Scores, score
+from lab.evaluation.metrics import score
 from lab.evaluation.sampling import round_trip, sample
-from lab.evaluation.statistics import mean_and_interval
+from lab.evaluation.statistics import Scores, mean_and_interval
 from lab.host.sampler import Sampler
 from lab.microworld import MODELS
 from lab.microworld.judge import Judge, load_judge
@@ -53,7 +53,7 @@ def test_the_judge_knows_the_generator(judge: Judge, sampler: Sampler) -> None:
         scores = score(judge, held_out, pictures)
         assert out_of_bounds(scores) == []
         for name in ("shape", "texture", "colour"):
-            assert mean_and_interval(getattr(scores, name))[0] > 0.9
+            assert mean_and_interval(scores[name])[0] > 0.9
 
 
 def test_transposed_masks_trip(

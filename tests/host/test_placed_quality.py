@@ -26,7 +26,7 @@ def out_of_bounds(registry: dict[str, Any]) -> Callable[..., set[str]]:
 
     def measure(**changes: Any) -> set[str]:
         scores = score_placed(MODELS, sample_placed(replace(PLACED, **changes), sampler, SCENES))
-        means = {name: mean_and_interval(getattr(scores, name))[0] for name in MAX_MEAN}
+        means = {name: mean_and_interval(scores[name])[0] for name in MAX_MEAN}
         return {name for name, bound in MAX_MEAN.items() if means[name] > bound}
 
     return measure

@@ -54,6 +54,27 @@ def test_report_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert f"{tmp_path} has no pictures of ['masks']. Sample them first" in str(error)
 
 
+@pytest.mark.parametrize("name", ["msbench", "dreambench"])
+def test_lines_of_another_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, name, tmp_path, "--out", tmp_path / "out")
+    assert f"{tmp_path} isn't a checkout of " in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    arguments = ("sample", "--work", work, "--only", "masks", "text only", "--dry-run")
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    COMMANDS["lab.evaluation"]()
+    printed = capsys.readouterr().out
+    assert "masks: 200 pictures to sample" in printed and "text only: 60 pictures" in printed
+    assert "without masks" not in printed and not work.exists()
+
+
 def test_a_stage_before_one_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = ("train", "--stage", "judge", "--work", tmp_path)
     error = run(COMMANDS["lab.training"], monkeypatch, *train)
@@ -205,3 +226,23 @@ def test_check_says_what_is_wrong(
     printed = capsys.readouterr().out
     assert "square_1.json: expected one picture" in printed and "2 sound samples" in printed
     assert sheet.is_file()
+
+
+def test_scores_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for module in ("scoring", "score_files"):
+        monkeypatch.delitem(sys.modules, f"lab.evaluation.{module}", raising=False)
+    given = ("score", tmp_path / "lines.jsonl", "--pictures", tmp_path, "--out", tmp_path)
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
+    assert error == "pyarrow is missing: install the dependency group evaluation."
+
+
+def test_scores_of_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("score", tmp_path / "lines.jsonl", "--pictures", tmp_path, "--out", tmp_path / "out")
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
+    assert error == f"{tmp_path} isn't a folder of pictures of lab.jobs."
+
+
+def test_a_report_without_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--scores", tmp_path)
+    assert str(error).startswith(f"There are no scores in {tmp_path / 'msbench'} or ")

@@ -1,13 +1,15 @@
 """MS-Bench's samples by its rule, from a folder laid out as the research repository."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from lab.evaluation.msbench import PHOTOS, TABLES, read_samples, save_lines
+from lab.evaluation.msbench import PHOTOS, TABLES, read_samples
+from lab.evaluation.samples import save_lines
 
 # How many photos each class has, and how many samples each type: combinations times prompts.
 CLASSES = {
@@ -72,6 +74,13 @@ def test_the_published_numbers(checkout: Path) -> None:
     sets = {(s.kind, frozenset(s.photos), s.prompt) for s in samples}
     assert len(sets) == len(samples) == 4488
     assert all(len({*sample.photos}) == len(sample.photos) for sample in samples)
+
+
+@pytest.mark.skipif("MS_DIFFUSION" not in os.environ, reason="MS_DIFFUSION names no checkout")
+def test_the_real_checkout() -> None:
+    samples = read_samples(Path(os.environ["MS_DIFFUSION"]))
+    assert len(samples) == 4488
+    assert {len(sample.boxes) for sample in samples} == {2, 3}
 
 
 def test_lines_hold_phrases_boxes_and_photos(checkout: Path, tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Made pictures beside the job lines that asked for them."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from lab.jobs.folder import Folder
+from lab.jobs.hashes import Hashes
+from lab.jobs.lines import naming_line, read_lines
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a line says of a subject."""
+
+    phrase: str
+    box: tuple[float, ...]  # x0, y0, x1, y1 in 0..1
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Made:
+    """A line, and the picture that was made of it if it is there."""
+
+    number: int  # of the line
+    name: str  # the line's own; what has the same is one combination
+    prompt: str
+    subjects: tuple[Subject, ...]
+    id: str  # of the picture, empty if there is none
+    picture: Path
+
+
+def read_made(lines: Path, pictures: Path) -> list[Made]:
+    """All lines of a file, each with its picture in a folder of `lab.jobs`.
+
+    Raises:
+        ValueError: the folder is none of lab.jobs, or says which line can't be scored and why.
+        FileNotFoundError: a reference is missing.
+    """
+    folder, hashes = Folder(pictures), Hashes(None)
+    folder.versions()
+    manifests = defaultdict(list)
+    for path in sorted(pictures.glob("??/*.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifests[_content(manifest["line"])].append(manifest)
+    found = []
+    for number, line in read_lines(lines):
+        with naming_line(lines, number):
+            subjects = _subjects(line, lines.parent)
+            of_line = manifests[_content(line)]
+            if len(of_line) > 1:
+                ids = " and ".join(manifest["id"] for manifest in of_line)
+                raise ValueError(
+                    f"{pictures} has several pictures of it, {ids}. Use a folder for each workflow "
+                    "and each set of models."
+                )
+            for manifest in of_line:
+                _check_references(subjects, manifest, hashes)
+            picture = of_line[0]["id"] if of_line else ""
+        name = line.get("name") or f"line {number}"
+        path = folder.picture(picture)
+        found.append(Made(number, name, line["prompt"], subjects, picture, path))
+    return found
+
+
+def open_picture(path: Path) -> Image.Image:
+    """RGB, turned as the host's Load Image turns it; alpha is ignored."""
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def _content(line: dict[str, Any]) -> str:
+    return json.dumps(line, sort_keys=True)
+
+
+def _subjects(line: dict[str, Any], folder: Path) -> tuple[Subject, ...]:
+    if not line.get("subjects") or not line.get("prompt"):
+        raise ValueError("a line needs prompt and subjects to be scored by.")
+    subjects = []
+    for number, given in enumerate(line["subjects"], 1):
+        if not given.get("phrase"):
+            raise ValueError(f"subject {number} has no phrase to look for.")
+        reference = folder / given["reference"]
+        if not reference.is_file():
+            raise FileNotFoundError(f"the picture {reference} doesn't exist.")
+        subjects.append(Subject(given["phrase"], tuple(given["box"]), reference))
+    return tuple(subjects)
+
+
+def _check_references(
+    subjects: tuple[Subject, ...], manifest: dict[str, Any], hashes: Hashes
+) -> None:
+    for subject in subjects:
+        content = hashes.of(subject.reference)
+        if not any(content.startswith(name.partition(".")[0]) for name in manifest["files"]):
+            raise ValueError(
+                f"{subject.reference} isn't the reference that picture {manifest['id']} was made "
+                "with."
+            )

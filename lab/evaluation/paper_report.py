@@ -1,0 +1,185 @@
+"""The page of the paper's benchmarks, docs/published.md: published figures beside our own."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lab.evaluation.published import FOUND, WHOLE_PICTURES, Published
+from lab.evaluation.report import DOCS, scores_table, table_row
+from lab.evaluation.score_files import COLUMNS, read_scores
+
+PAPER_COLUMNS = {"clip_i": "CLIP-I", "dino": "DINO", "m_dino": "M-DINO", "clip_t": "CLIP-T"}
+FOUND_COLUMNS = {
+    "dino": "DINO",
+    "m_dino": "M-DINO",
+    "iou": "IoU",
+    "missed": "missed",
+    "confused": "confused",
+}
+BENCHES = {"msbench": "MS-Bench", "dreambench": "DreamBench"}
+OF_SEVERAL = ("m_dino", "confused")  # columns that say nothing of one subject
+SUBJECTS = {1: "one subject", 2: "two subjects", 3: "three subjects"}
+MAX_NAMED = 20  # lines without scores
+PAGE = """# Beside the paper's figures
+
+Written by `python -m lab.evaluation report --scores SCORES`. [evaluation.md](evaluation.md) says
+how the figures come about, and what is chosen where nothing is published. Our own are means over
+lines with 95 % bootstrap intervals over combinations, all lines of which are drawn together; AP
+has none.
+
+The paper's own text could be read only in its abstract where this was written. Its rows are those
+that the named sources give.
+"""
+NOT_MEASURED = """
+**Not measured.** SDXL, CLIP-ViT-bigG, the released adapter and the networks that score weren't to
+be had where this was written. Where they are, and a GPU, it is one command:
+
+    nox -s paper -- {bench} CHECKOUT
+
+It writes the lines, makes what is missing of the pictures, scores them, and writes this page. The
+table of our figures comes here."""
+Rows = dict[int, dict[str, Any]]  # by number of the line
+
+
+def report_paper(scores: Path, page: Path = DOCS / "published.md") -> None:
+    """Write the page.
+
+    Args:
+        scores: folder with the folders of scores of BENCHES, or some of them.
+    Raises:
+        ValueError: they aren't such folders.
+    """
+    page.write_text(paper_page(find_scores(scores)), encoding="utf-8")
+
+
+def find_scores(scores: Path) -> dict[str, dict[str, tuple[dict[str, str], Rows]]]:
+    """What made the scores, and rows, by bench and set.
+
+    Raises ValueError: there are none, or they aren't folders of scores.
+    """
+    found = {
+        bench: {
+            name: read_scores(folder)
+            for name in COLUMNS
+            if (folder := scores / bench / name).exists()
+        }
+        for bench in BENCHES
+    }
+    if not any(found.values()):
+        folders = " or ".join(str(scores / bench) for bench in BENCHES)
+        raise ValueError(f"There are no scores in {folders}.")
+    return found
+
+
+def paper_page(found: dict[str, dict[str, tuple[dict[str, str], Rows]]]) -> str:
+    """The page as Markdown, from what `find_scores` gives."""
+    parts = [PAGE]
+    for bench, title in BENCHES.items():
+        sets = found.get(bench, {})
+        paper_columns, found_columns = PAPER_COLUMNS, FOUND_COLUMNS
+        if bench == "dreambench":
+            paper_columns, found_columns = (
+                {name: words for name, words in columns.items() if name not in OF_SEVERAL}
+                for columns in (PAPER_COLUMNS, FOUND_COLUMNS)
+            )
+        parts.append(f"## {title}\n")
+        parts.append(published_table(WHOLE_PICTURES[bench], paper_columns))
+        if "paper" in sets:
+            parts += [f"\nOur own, set `paper`:\n\n{own_table(sets['paper'][1], paper_columns)}"]
+        if FOUND[bench]:
+            columns = {"dino": "DINO", "iou": "IoU", "ap": "AP"}
+            parts.append(f"\nOf what is found:\n\n{published_table(FOUND[bench], columns)}")
+        if "detected" in sets:
+            rows = sets["detected"][1]
+            parts.append(f"\nOur own, set `detected`:\n\n{own_table(rows, found_columns)}")
+            parts += [f"\n{average_precision(rows)}", slots_table(rows)]
+        for name, (made_by, rows) in sets.items():
+            parts.append(f"\n{footnote(name, made_by, rows)}")
+        if not sets:
+            parts.append(NOT_MEASURED.format(bench=bench))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def published_table(rows: Iterable[Published], columns: dict[str, str]) -> str:
+    """Markdown: a line a row, with its source."""
+    lines = [table_row("published", *columns.values(), "source")]
+    lines.append(table_row(*["---"] * (len(columns) + 2)))
+    for row in rows:
+        values = [getattr(row, column) for column in columns]
+        cells = ["" if value is None else f"{value:.3f}" for value in values]
+        lines.append(table_row(row.name, *cells, row.source))
+    return "\n".join(lines)
+
+
+def own_table(rows: Rows, columns: dict[str, str]) -> str:
+    """Markdown: means of all lines that have scores, and of those of each number of subjects."""
+    scored = [row for row in rows.values() if not row["error"]]
+    kinds = {"all": scored}
+    for count, words in SUBJECTS.items():
+        if of_count := [row for row in scored if len(row["dino"]) == count]:
+            kinds[words] = of_count
+    if len(kinds) == 2:
+        del kinds["all"]
+    cases = {
+        words: {column: [row[column] for row in of_kind] for column in columns}
+        for words, of_kind in kinds.items()
+    }
+    groups = {words: [row["name"] for row in of_kind] for words, of_kind in kinds.items()}
+    return scores_table(cases, columns, groups, "lines", scale=1, digits=3)
+
+
+def average_precision(rows: Rows) -> str:
+    """A sentence: COCO's AP of detections against asked boxes, phrases as classes."""
+    import faster_coco_eval  # noqa: F401  (torchmetrics would say less if it is missing)
+    import torch
+    from torchmetrics.detection import MeanAveragePrecision
+
+    scored = [row for row in rows.values() if not row["error"]]
+    phrases = sorted({phrase for row in scored for phrase in row["phrases"]})
+    numbers = {phrase: number for number, phrase in enumerate(phrases)}
+    metric = MeanAveragePrecision(backend="faster_coco_eval")
+    for row in scored:
+        # COCO's code is for pixels, and IoU doesn't mind.
+        found = {
+            "boxes": 1000 * torch.tensor(row["found_boxes"]).reshape(-1, 4),
+            "scores": torch.tensor(row["found_scores"]),
+            "labels": torch.tensor([numbers[p] for p in row["found_phrases"]], dtype=torch.long),
+        }
+        asked = {
+            "boxes": 1000 * torch.tensor(row["boxes"]),
+            "labels": torch.tensor([numbers[p] for p in row["phrases"]]),
+        }
+        metric.update([found], [asked])
+    values = metric.compute()
+    return f"AP {float(values['map']):.3f}, AP50 {float(values['map_50']):.3f}."
+
+
+def slots_table(rows: Rows) -> str:
+    """Markdown: which subject each slot shows, in lines of each number of subjects."""
+    parts = []
+    for count in (2, 3):
+        of_count = [row for row in rows.values() if not row["error"] and len(row["shown"]) == count]
+        if not of_count:
+            continue
+        subjects = [f"subject {number}" for number in range(1, count + 1)]
+        lines = [table_row(f"{SUBJECTS[count]}: shows", *subjects, "none, or not judged")]
+        lines.append(table_row(*["---"] * (count + 2)))
+        for slot in range(count):
+            shown = Counter(row["shown"][slot] for row in of_count)
+            cells = [f"{shown[n] / len(of_count):.3f}" for n in (*range(1, count + 1), 0)]
+            lines.append(table_row(f"slot {slot + 1}", *cells))
+        parts.append("\n" + "\n".join(lines))
+    return "\n".join(parts)
+
+
+def footnote(name: str, made_by: dict[str, str], rows: Rows) -> str:
+    """What made a set of scores, and which lines have none."""
+    versions = ", ".join(f"{key} {value}" for key, value in made_by.items() if key != "set")
+    failed = [row for row in rows.values() if row["error"]]
+    text = f"`{name}`: {versions}. Of {len(rows)} lines {len(failed)} have no scores"
+    named = [f"line {row['number']} ({row['name']}): {row['error']}" for row in failed]
+    if len(named) > MAX_NAMED:
+        named = [*named[:MAX_NAMED], f"{len(named) - MAX_NAMED} more are in the files"]
+    return f"{text}:\n\n" + "\n".join(f"- {line}" for line in named) if named else f"{text}."

@@ -1,0 +1,124 @@
+"""The page of published figures beside our own."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.evaluation.paper_report import (
+    BENCHES,
+    PAPER_COLUMNS,
+    average_precision,
+    find_scores,
+    own_table,
+    paper_page,
+    published_table,
+    report_paper,
+    slots_table,
+)
+from lab.evaluation.published import WHOLE_PICTURES
+from lab.evaluation.report import DOCS
+from lab.evaluation.score_files import ScoreFiles
+
+BOXES = [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
+
+
+def paper_row(number: int, name: str, dino: list[float], error: str | None = None) -> Any:
+    row = {"number": number, "name": name, "picture": f"{number}", "error": error}
+    if error:
+        return row
+    return {**row, "clip_t": [0.3], "clip_i": dino, "dino": dino, "m_dino": [math.prod(dino)]}
+
+
+def detected_row(number: int, boxes: list[list[float]], shown: list[int]) -> Any:
+    return {
+        **{"number": number, "name": f"{number}", "picture": f"{number}", "error": None},
+        **{"dino": [0.5, 0.5], "m_dino": [0.25], "iou": [0.5, 0.5], "missed": [0.0, 0.0]},
+        "confused": [
+            float(subject != j) if subject else math.nan for j, subject in enumerate(shown, 1)
+        ],
+        **{"shown": shown, "phrases": ["cat", "dog"], "boxes": BOXES},
+        "found_phrases": ["cat", "dog"][: len(boxes)],
+        **{"found_boxes": boxes, "found_scores": [0.9, 0.8][: len(boxes)]},
+    }
+
+
+def test_the_page_in_docs() -> None:
+    """As long as nothing was measured, it is what the command would write then."""
+    page = (DOCS / "published.md").read_text(encoding="utf-8")
+    if page.count("Not measured") == len(BENCHES):
+        assert page == paper_page({})
+
+
+def test_published_rows_have_their_sources() -> None:
+    table = published_table(WHOLE_PICTURES["msbench"], PAPER_COLUMNS).splitlines()
+    assert table[0] == "| published | CLIP-I | DINO | M-DINO | CLIP-T | source |"
+    (ours,) = [line for line in table if line.startswith("| MS-Diffusion | ")]
+    assert ours.startswith("| MS-Diffusion | 0.698 | 0.425 | 0.108 | 0.341 | MS-Diffusion's paper")
+    assert "| without grounding resampler | | 0.389 | | | MS-Diff" in "\n".join(table)
+    assert all(line.count("|") == 7 for line in table)
+
+
+def test_means_over_lines_and_intervals_over_combinations() -> None:
+    """A combination of one line with three subjects, and two of two lines with two."""
+    rows = {
+        1: paper_row(1, "a", [0.2, 0.4]),
+        2: paper_row(2, "a", [0.2, 0.4]),
+        3: paper_row(3, "b", [0.6, 0.6]),
+        4: paper_row(4, "b", [0.6, 0.6]),
+        5: paper_row(5, "c", [0.5, 0.5, 0.2]),
+        6: paper_row(6, "c", [], error="It has no picture."),
+    }
+    lines = own_table(rows, {"dino": "DINO", "m_dino": "M-DINO"}).splitlines()
+    assert lines[0] == "| | lines | DINO | M-DINO |"
+    assert lines[2].startswith("| all | 5 | 0.440 [") and "| 0.186 [" in lines[2]
+    assert lines[3] == "| two subjects | 4 | 0.450 [0.300, 0.600] | 0.220 [0.080, 0.360] |"
+    assert lines[4] == "| three subjects | 1 | 0.400 [0.400, 0.400] | 0.050 [0.050, 0.050] |"
+
+
+def test_average_precision() -> None:
+    """A box that overlaps by 0.62 counts at 3 of COCO's 10 thresholds."""
+    assert average_precision({1: detected_row(1, BOXES, [1, 2])}) == "AP 1.000, AP50 1.000."
+    part = [[0.0, 0.0, 0.5, 0.62], [0.5, 0.0, 1.0, 0.62]]
+    assert average_precision({1: detected_row(1, part, [1, 2])}) == "AP 0.300, AP50 1.000."
+    swapped = {1: detected_row(1, BOXES[::-1], [2, 1])}
+    assert average_precision(swapped) == "AP 0.000, AP50 0.000."
+    half = {1: detected_row(1, BOXES, [1, 2]), 2: detected_row(2, BOXES[:1], [1, 0])}
+    # The dog of the second isn't found: precision 1 up to a recall of 1/2, COCO's 51 points of 101.
+    assert average_precision(half) == f"AP {(1 + 51 / 101) / 2:.3f}, AP50 {(1 + 51 / 101) / 2:.3f}."
+
+
+def test_which_slot_shows_whom() -> None:
+    rows = {n: detected_row(n, BOXES, shown) for n, shown in enumerate(([1, 2], [2, 1], [1, 0]))}
+    assert slots_table(rows).splitlines()[1:] == [
+        "| two subjects: shows | subject 1 | subject 2 | none, or not judged |",
+        "| --- | --- | --- | --- |",
+        "| slot 1 | 0.667 | 0.333 | 0.000 |",
+        "| slot 2 | 0.333 | 0.333 | 0.333 |",
+    ]
+
+
+def test_a_page_with_scores(tmp_path: Path) -> None:
+    scores = tmp_path / "scores"
+    paper = [paper_row(n, f"{n // 2}", [0.1 * n, 0.4]) for n in range(1, 6)]
+    lost = paper_row(6, "3", [], error="It has no picture.")
+    ScoreFiles(scores / "msbench" / "paper", "paper", {"clip": "abc"}).add([*paper, lost])
+    found = [detected_row(n, BOXES, [1, 2]) for n in range(1, 6)]
+    ScoreFiles(scores / "msbench" / "detected", "detected", {"owlv2": "def"}).add(found)
+    report_paper(scores, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("Not measured") == 1 and page.index("## DreamBench") < page.index("Not meas")
+    assert "Our own, set `paper`:\n\n| | lines | CLIP-I | DINO | M-DINO | CLIP-T |" in page
+    assert "| two subjects | 5 | 0.350 [" in page and "AP 1.000, AP50 1.000." in page
+    assert "`paper`: version 1, clip abc. Of 6 lines 1 have no scores:" in page
+    assert "- line 6 (3): It has no picture." in page
+    assert "`detected`: version 1, owlv2 def. Of 5 lines 0 have no scores." in page
+
+
+def test_no_scores(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"There are no scores in .*msbench or .*dreambench"):
+        find_scores(tmp_path)
+    (tmp_path / "msbench" / "paper").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"paper isn't a folder of scores of lab.evaluation"):
+        find_scores(tmp_path)
