@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from lab.jobs.engines import work_in_a_loop, work_on_ray
 from lab.jobs.hashes import Hashes
+from lab.progress import Progress
 from lab.training import processes
 from lab.training.real.cache import Cache, MakeEncodingWorker
 from lab.training.real.encoders import Encoders
@@ -104,16 +104,13 @@ def fill_cache(run: Run) -> bool:
         results = work_on_ray(mine, make_worker, options.workers, options.address)
     else:
         results = work_in_a_loop(mine, make_worker)
-    start, shown, problems = time.monotonic(), 0.0, []
+    progress, failed = Progress(len(mine)), 0
     for done, problem in enumerate(results, 1):
         if problem:
-            problems.append(problem)
+            failed += 1
             print(problem, flush=True)
-        now = time.monotonic()
-        if done == len(mine) or now - shown > 10:
-            shown = now
-            print(f"{done} of {len(mine)}, {done / (now - start):.2f}/s", flush=True)
-    return not problems
+        progress.show(done, f"{failed} failed")
+    return not failed
 
 
 def train_adapter(run: Run) -> None:
