@@ -1,1 +1,2 @@
-"""Evaluation of the micro family: held-out scenes, sampled in the real host, scored by a judge."""
+"""Evaluation: of the micro family on held-out scenes by a judge, and of any model on the sets of
+MS-Diffusion's paper."""

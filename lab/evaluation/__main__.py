@@ -10,7 +10,7 @@ and the job lines of the sets that MS-Diffusion's paper reports, for lab.jobs:
     python -m lab.evaluation msbench CHECKOUT --out msbench.jsonl          two and three subjects
     python -m lab.evaluation dreambench CHECKOUT --out dreambench.jsonl    one subject
 
-and figures of the pictures that lab.jobs made of such lines, each in a file (docs/evaluation.md):
+and figures of the pictures that lab.jobs made of such lines (docs/evaluation.md):
 
     python -m lab.evaluation score msbench.jsonl --pictures pictures/ --out scores/msbench/
     python -m lab.evaluation report --scores scores/    write docs/published.md
@@ -98,7 +98,11 @@ def parse() -> argparse.Namespace:
     score.add_argument("--pictures", type=Path, required=True, help="folder of the pictures")
     score.add_argument("--out", type=Path, required=True, help="folder for the scores")
     score.add_argument(
-        "--sets", nargs="+", choices=("paper", "detected"), default=("paper", "detected")
+        "--sets",
+        nargs="+",
+        choices=("paper", "detected"),
+        default=("paper", "detected"),
+        help="figures of whole pictures, of what is found in them; by default both",
     )
     for name, there in ENCODERS.items():
         words = (

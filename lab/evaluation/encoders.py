@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torchvision.ops import batched_nms
 from torchvision.transforms import (
@@ -56,7 +57,7 @@ class Clip:
 
     def __init__(self, name: str, device: str) -> None:
         self.model, self.hash = _load(CLIPModel, "--clip", name, device)
-        self.tokenizer = AutoTokenizer.from_pretrained(_folder(name), local_files_only=True)
+        self.tokenizer = _load_text(AutoTokenizer, "--clip", name, self.model.config.text_config)
         _check_size("--clip", name, self.model.config.vision_config.image_size)
         self.prepare = _preprocessing(SIZE, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 
@@ -114,7 +115,7 @@ class Detector:
 
     def __init__(self, name: str, device: str) -> None:
         self.model, self.hash = _load(Owlv2ForObjectDetection, "--owlv2", name, device)
-        self.processor: Any = Owlv2Processor.from_pretrained(_folder(name), local_files_only=True)
+        self.processor = _load_text(Owlv2Processor, "--owlv2", name, self.model.config.text_config)
 
     def find(self, picture: Image.Image, phrases: Sequence[str]) -> list[Detection]:
         """What is found of any of the phrases, the surest first.
@@ -145,37 +146,48 @@ class Detector:
         ]
 
 
-def _folder(name: str) -> str:
-    """A model's folder may be given by its file."""
-    return str(Path(name).parent) if Path(name).is_file() else name
-
-
 def _load(kind: Any, option: str, name: str, device: str, **settings: Any) -> tuple[Any, str]:
     """A model, and the hash of its weights."""
-    expected = kind.config_class.model_type
-    try:
-        config = AutoConfig.from_pretrained(_folder(name), local_files_only=True)
-        if config.model_type != expected:
-            raise ValueError(f"{option}: {name} is a {config.model_type}; expected a {expected}.")
-        model, loaded = kind.from_pretrained(
-            _folder(name),
-            local_files_only=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-            **settings,
-        )
-    except OSError:
-        raise FileNotFoundError(
-            f"{option}: {name} is neither a folder with a model of transformers nor in the hub's "
-            f"cache. Get it by: hf download {name}"
-        ) from None
+    expected, found = kind.config_class.model_type, _read(AutoConfig, option, name).model_type
+    if found != expected:
+        raise ValueError(f"{option}: {name} is a {found}; expected a {expected}.")
+    more = {"output_loading_info": True, "dtype": torch.float32, **settings}
+    model, loaded = _read(kind, option, name, **more)
     if missing := sorted(loaded["missing_keys"]):
-        raise ValueError(f"{option}: {name} lacks {missing[0]}, of {len(missing)} that it lacks.")
+        raise ValueError(f"{option}: {name} lacks {len(missing)} weights, {missing[0]} among them.")
     content = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         content.update(key.encode())
         content.update(value.contiguous().numpy().tobytes())
     return model.eval().to(device), content.hexdigest()[:16]
+
+
+def _load_text(kind: Any, option: str, name: str, config: Any) -> Any:
+    """A tokenizer or a processor. Where its files are missing, transformers may make an empty
+    one."""
+    loaded = _read(kind, option, name)
+    count = len(getattr(loaded, "tokenizer", loaded))
+    if count != config.vocab_size:
+        raise ValueError(
+            f"{option}: the tokenizer of {name} has {count} tokens; its model has "
+            f"{config.vocab_size}."
+        )
+    return loaded
+
+
+def _read(kind: Any, option: str, name: str, **settings: Any) -> Any:
+    """What a class of transformers reads from a folder, which may be given by the model's file in
+    it, or from the hub's cache."""
+    folder = str(Path(name).parent) if Path(name).is_file() else name
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **settings)
+    except OSError:
+        raise FileNotFoundError(
+            f"{option}: {name} is neither a folder with a whole model of transformers nor in the "
+            f"hub's cache. Get it by: hf download {name}"
+        ) from None
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{option}: {name} can't be read: {str(error).splitlines()[0]}") from None
 
 
 def _check_size(option: str, name: str, size: int) -> None:

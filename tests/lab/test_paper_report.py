@@ -1,11 +1,13 @@
 """The page of published figures beside our own."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.evaluation.__main__ import main
 from lab.evaluation.paper_report import (
     BENCHES,
     PAPER_COLUMNS,
@@ -99,13 +101,19 @@ def test_which_slot_shows_whom() -> None:
     ]
 
 
-def test_a_page_with_scores(tmp_path: Path) -> None:
+def test_a_page_with_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = tmp_path / "scores"
     paper = [paper_row(n, f"{n // 2}", [0.1 * n, 0.4]) for n in range(1, 6)]
     lost = paper_row(6, "3", [], error="It has no picture.")
     ScoreFiles(scores / "msbench" / "paper", "paper", {"clip": "abc"}).add([*paper, lost])
     found = [detected_row(n, BOXES, [1, 2]) for n in range(1, 6)]
     ScoreFiles(scores / "msbench" / "detected", "detected", {"owlv2": "def"}).add(found)
+    monkeypatch.setattr(sys, "argv", ["", "report", "--scores", str(scores), "--dry-run"])
+    main()
+    said = "There are scores of msbench/paper, msbench/detected. Nothing was written.\n"
+    assert capsys.readouterr().out == said
     report_paper(scores, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert page.count("Not measured") == 1 and page.index("## DreamBench") < page.index("Not meas")

@@ -401,7 +401,7 @@ def test_a_line_with_two_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_encoders_that_are_none(tmp_path: Path, encoders: dict[str, Path]) -> None:
-    lost = "--clip: some/lost is neither a folder with a model of transformers nor in the hub's"
+    lost = "--clip: some/lost is neither a folder with a whole model of transformers nor in"
     with pytest.raises(FileNotFoundError, match=lost):
         Clip("some/lost", "cpu")
     with pytest.raises(ValueError, match=r"--dino: .* is a dinov2; expected a vit"):
@@ -414,8 +414,16 @@ def test_encoders_that_are_none(tmp_path: Path, encoders: dict[str, Path]) -> No
     model = ViTModel.from_pretrained(encoders["dino"], add_pooling_layer=False)
     weights = {k: v for k, v in model.state_dict().items() if "layernorm" not in k}
     model.save_pretrained(tmp_path / "partial", state_dict=weights)
-    with pytest.raises(ValueError, match=r"--dino: .*partial lacks .*layernorm.*of .* it lacks"):
+    with pytest.raises(ValueError, match=r"partial lacks \d+ weights, .*layernorm.* among them"):
         Dino(str(tmp_path / "partial"), "cpu")
+    (tmp_path / "partial" / "model.safetensors").write_bytes(b"no weights" * 10)
+    with pytest.raises(ValueError, match=r"--dino: .*partial can't be read: "):
+        Dino(str(tmp_path / "partial"), "cpu")
+    CLIPModel.from_pretrained(encoders["clip"]).save_pretrained(tmp_path / "mute")
+    with pytest.raises(
+        ValueError, match=r"--clip: the tokenizer of .*mute has \d+ tokens; its mod"
+    ):
+        Clip(str(tmp_path / "mute"), "cpu")
 
 
 def test_a_model_may_be_named_by_its_file(encoders: dict[str, Path]) -> None:
