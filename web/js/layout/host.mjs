@@ -10,6 +10,8 @@
  * @property {boolean} region whether a mask says where the subject goes
  */
 
+/** @typedef {{graph: string, links: any[]}} Wires what a subject's links come from, the host's own objects */
+
 /**
  * @typedef {object} Host
  * @property {() => Size} size of the picture in pixels
@@ -23,6 +25,12 @@
  * @property {() => void} onChange an edit is complete: time for an undo step
  * @property {(index: number) => void} onRemove a subject was removed: its links go too, and the undo
  *   step follows
+ * @property {(index: number) => Wires} wires of a subject
+ * @property {(wires: Wires) => boolean} canConnect whether their reference is in this graph
+ * @property {(index: number, wires: Wires) => void} connect a subject with what another is
+ *   connected with
+ * @property {(order: number[]) => void} onReorder the subjects were sorted, from these earlier
+ *   indices: their links go with them
  * @property {() => void} onRows the number of rows has changed
  * @property {(event: PointerEvent) => void} onOtherButton a button that isn't ours was pressed
  * @property {typeof import("./texts.mjs").text} text a message in the user's language

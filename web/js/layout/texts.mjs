@@ -42,6 +42,7 @@ export const ENGLISH = {
   order:
     "Box 1 belongs to reference_1, and so on: left to right, then top to bottom, backgrounds last.",
   selectSubject: "Select subject {n}",
+  moveHint: "Click to select, drag to move it with its reference",
   phrase: "what it is, in a word or two",
   phraseHint: "What the prompt calls the subject: dog, red backpack",
   phraseOf: "Phrase of subject {n}",
@@ -81,6 +82,9 @@ export const ENGLISH = {
   maskHint: "The mask on its region socket says where it goes",
   noBox: "no box",
   noBoxHint: "Draw a box for it on the canvas",
+  noReference: "no reference",
+  noReferenceHint: "A run leaves it out: its reference is unplugged, or muted or bypassed",
+  leftOutLabel: "{phrase} (no reference)",
   noPhrase: "(no phrase)",
   missing: "Subject {n} has no {what} yet.",
   leftOut: "Subject {n} has no reference: a run leaves it out.",

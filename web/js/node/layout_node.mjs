@@ -78,6 +78,16 @@ export class LayoutNode {
         holdUndoStep();
         this.references.remove(index);
       },
+      wires: (index) => this.references.wires(index),
+      canConnect: (wires) => this.references.canConnect(wires),
+      connect: (index, wires) => {
+        holdUndoStep();
+        this.references.connect(index, wires);
+      },
+      onReorder: (order) => {
+        holdUndoStep();
+        this.references.reorder(order);
+      },
       onRows: () => this.growNode(),
       onOtherButton: (event) => {
         if (event.button === 1 && this.isInGraph()) app.canvas.processMouseDown(event);
