@@ -1,4 +1,4 @@
-"""Subjects that are duplicated, pasted and put in another order, with all that is connected to them."""
+"""Subjects that are duplicated, pasted and sorted, with all that is connected to them."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ CONNECT = """const { graph } = app.canvas;
 
 
 def wires(ui: Ui) -> dict[str, str]:
-    """What the prompt has for the growing sockets: the file of the Load Image that each comes from."""
+    """What the prompt has for the growing sockets: the files of their Load Images."""
     prompt: dict[str, Any] = ui.page.evaluate("async () => (await app.graphToPrompt()).output")
     inputs = of_type(prompt, "MSDLayout")
     return {

@@ -16,7 +16,7 @@ export class RowDrag {
     this.subjects = subjects;
     /** @type {{from: number, to: number, y: number, begun: boolean} | null} */
     this.drag = null;
-    this.ended = false; // the click that follows is the drag's
+    this.ended = false; // just now: the click that follows is the drag's
     list.addEventListener("pointerdown", (event) => this.onDown(event));
     list.addEventListener("pointermove", (event) => this.onMove(event));
     list.addEventListener("pointerup", () => this.onUp());
@@ -30,7 +30,6 @@ export class RowDrag {
 
   /** @param {PointerEvent} event */
   onDown(event) {
-    this.ended = false;
     const { target } = event;
     const chip = target instanceof Element ? target.closest(".msd-chip") : null;
     if (!chip || event.button !== 0) return;
@@ -74,6 +73,9 @@ export class RowDrag {
     this.drop();
     if (!drag?.begun) return;
     this.ended = true;
+    setTimeout(() => {
+      this.ended = false; // the next click is a key's
+    });
     moveRow(this.subjects, drag.from, drag.to);
   }
 
