@@ -10,6 +10,7 @@
  * @property {boolean} region whether a mask says where the subject goes
  */
 
+/** @typedef {{snapping: boolean, showCells: boolean}} View whether boxes snap to the grid, and whether the cells that they cover are shown */
 /** @typedef {{graph: string, links: any[]}} Wires what a subject's links come from, the host's own objects */
 
 /**
@@ -19,6 +20,9 @@
  * @property {(size: Size) => void} resize set the size of the picture
  * @property {(index: number) => Reference} reference of a subject
  * @property {() => number} referenceCount how many references are linked without a gap
+ * @property {() => string | null} prompt the positive prompt, null where it isn't known
+ * @property {() => View} view as it is kept with the workflow
+ * @property {(view: View) => void} setView
  * @property {(file: File) => Promise<string>} upload its name on the server
  * @property {(index: number, name: string) => Promise<void>} giveReference a file of the server
  * @property {() => unknown[] | null} linkedBoxes of the last run if boxes are linked, else null

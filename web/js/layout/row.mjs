@@ -149,6 +149,18 @@ export class Row {
     this.box.dataset.missing = String(kind.startsWith("no"));
   }
 
+  /**
+   * Mark a phrase that the positive prompt doesn't have.
+   * @param {import("./value.mjs").Subject} subject
+   * @param {string | null} prompt
+   */
+  compare({ phrase, off }, prompt) {
+    const plain = (/** @type {string} */ words) => words.toLowerCase().replace(/\s+/g, " ").trim();
+    const absent = prompt !== null && !off && !plain(prompt).includes(plain(phrase));
+    this.phrase.dataset.absent = String(absent);
+    this.phrase.title = this.text(absent ? "absentHint" : "phraseHint");
+  }
+
   focusPhrase() {
     this.phrase.focus();
     this.phrase.select();

@@ -33,8 +33,11 @@ export class Rows {
       this.root.append(row.root);
       rows.push(row);
     }
-    for (const [i, row] of rows.entries())
+    const prompt = host.prompt();
+    for (const [i, row] of rows.entries()) {
       row.refresh(list[i], boxes[i], host.reference(i), isLeftOut(subjects, i));
+      row.compare(list[i], prompt);
+    }
     this.showSelected();
     return rows.length !== before;
   }

@@ -37,6 +37,7 @@ export const ENGLISH = {
   noPictures: "{name} and {n} more are no pictures that can be loaded.",
   noSpace: "There can be 16 subjects; left out: {n}.",
   uploadFailed: "{name} couldn't be uploaded: {reason}.",
+  tooLarge: "it has {size} MB, and the server takes {max} MB",
   drawHere: "Drop pictures here, or drag to draw a box for each subject",
   empty: "Drop a picture, connect a reference, or draw a box.",
   order:
@@ -45,6 +46,7 @@ export const ENGLISH = {
   moveHint: "Click to select, drag to move it with its reference",
   phrase: "what it is, in a word or two",
   phraseHint: "What the prompt calls the subject: dog, red backpack",
+  absentHint: "The positive prompt doesn't say this. Put it there in the same words.",
   phraseOf: "Phrase of subject {n}",
   weight: "Weight",
   weightHint: "Higher is more like the reference",
