@@ -73,7 +73,7 @@ class MSDLayout(io.ComfyNode):
                             tooltip="Reference of one subject; a batch is several of them. "
                             "Transparent parts count as background.",
                         ),
-                        min=1,
+                        # None is required: the host would refuse the run where one is muted.
                     ),
                     tooltip="One reference for each subject, in the order of the layout. A batch "
                     "on one socket is several references of the same subject. Transparent parts "
@@ -208,17 +208,20 @@ class MSDLayout(io.ComfyNode):
             layout = _saved_layout(cls.hidden.extra_pnginfo, unique_id)
         specs = parse_layout(layout)
         linked = None if boxes is None else parse_boxes(boxes, width, height)
+        references = {
+            name: image for name, image in (references or {}).items() if image is not None
+        }
         count = _subject_count(references, specs, None if linked is None else len(linked))
         warnings = [
             f"Subject {number} has no reference and is left out. Connect reference_{number}, or "
             "remove the subject from the layout."
-            for number, spec in enumerate(specs[count:], count + 1)
-            if not spec.off
+            for number, spec in enumerate(specs, 1)
+            if f"reference_{number}" not in references and not spec.off
         ]
-        specs = _merge(specs, linked, count, regions or {})
-        everyone: list[Subject | None] = []  # None: off
+        specs = _merge(specs, linked, count, {**references, **(regions or {})})
+        everyone: list[Subject | None] = []  # None: off, or without its reference
         for number, spec in enumerate(specs, 1):
-            if spec.off:
+            if spec.off or f"reference_{number}" not in references:
                 everyone.append(None)
                 continue
             subject, found = _read_subject(number, spec, references, reference_masks, regions)
@@ -330,18 +333,13 @@ def _with_article(phrase: str) -> str:
 def _subject_count(
     references: dict[str, Tensor], specs: Sequence[SubjectSpec], linked: int | None
 ) -> int:
-    """How many subjects have a reference, once references, layout and linked boxes agree."""
-    connected = [name for name, reference in references.items() if reference is not None]
-    if not connected:
+    """How many subjects there are up to the last one with a reference, once references, layout and
+    linked boxes agree."""
+    if not references:
         raise ValueError("reference_1: no reference is connected. Connect a picture.")
-    count = max(int(name.removeprefix("reference_")) for name in connected)
-    for number in range(1, count + 1):
-        is_off = number <= len(specs) and specs[number - 1].off
-        if f"reference_{number}" not in connected and not is_off:
-            raise ValueError(
-                f"reference_{number} is not connected, a later one is. Connect them without a gap."
-            )
-    if linked is not None and linked != count:
+    count = max(int(name.removeprefix("reference_")) for name in references)
+    # The layout's last ones may have a box and no reference.
+    if linked is not None and linked != count and not count < linked == len(specs):
         raise ValueError(f"boxes: got {linked} for {count} references. There must be one for each.")
     return count
 
@@ -350,9 +348,13 @@ def _merge(
     specs: Sequence[SubjectSpec],
     linked: Sequence[SubjectSpec] | None,
     count: int,
-    regions: dict[str, Tensor],
+    given: dict[str, Tensor],
 ) -> list[SubjectSpec]:
-    """What is known of each subject: from the layout, with linked boxes in place of its own."""
+    """What is known of each subject: from the layout, with linked boxes in place of its own.
+
+    Args:
+        given: references and regions by the names of their sockets.
+    """
     merged = []
     for index in range(count):
         spec = specs[index] if index < len(specs) else None
@@ -361,7 +363,7 @@ def _merge(
             spec = replace(own, box=box.box, phrase=own.phrase or box.phrase)
         elif spec is None:
             number = index + 1
-            if regions.get(f"region_{number}") is None:
+            if f"reference_{number}" in given and given.get(f"region_{number}") is None:
                 raise ValueError(
                     f"layout: subject {number} has a reference, but nothing says where it goes. "
                     f"Give it a box in the layout, or connect boxes or region_{number}."

@@ -1,7 +1,9 @@
 """Pictures that are dropped, pasted and picked: real drags, a real clipboard and file chooser."""
 
 import base64
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,64 @@ def test_files_that_are_no_pictures_are_named(ui: Ui, files: Path) -> None:
     assert ui.page.evaluate("() => window.pwned") is None
     ui.click(0.99, 0.01)  # the note goes on with what matters
     ui.until(lambda: "no pictures" not in ui.note())
+
+
+def test_files_of_200_megabytes(ui: Ui, files: Path) -> None:
+    """A picture that the server wouldn't take isn't sent, and another file isn't taken for one."""
+    sent: list[str] = []
+    note = lambda request: sent.append(request.url)  # noqa: E731
+    ui.page.on("request", note)
+    for name, content in (("large.png", (files / "wide.png").read_bytes()), ("zeros.png", b"")):
+        (files / name).write_bytes(content)
+        os.truncate(files / name, 200 << 20)
+    drop(ui, ui.at(0.5, 0.1), files / "large.png")
+    words = "large.png couldn't be uploaded: it has 200 MB, and the server takes 100 MB."
+    ui.until(lambda: ui.note() == words)
+    drop(ui, ui.at(0.5, 0.1), files / "zeros.png")
+    ui.until(lambda: ui.note() == "zeros.png is no picture that can be loaded.")
+    ui.page.remove_listener("request", note)
+    assert not any("upload" in url for url in sent)
+    assert ui.subjects == TWO and len(references(ui)) == 2
+
+
+def test_from_a_template_to_a_picture_in_six_actions(ui: Ui, files: Path) -> None:
+    """The template's own page, with the micro family's files in it and few steps."""
+    done: list[str] = []
+
+    def act(name: str, do: Callable[[], Any]) -> None:
+        done.append(name)
+        do()
+
+    name = "MS-Diffusion, two subjects"
+    answer = json.dumps(workflow(name))
+    listed = "**/workflow_templates/ms_diffusion/*.json"
+    ui.page.route(listed, lambda route: route.fulfill(content_type="application/json", body=answer))
+    ui.page.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [] }) }")
+    # It opens by itself where ComfyUI is new.
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = ui.page.get_by_role("dialog")
+    dialog.get_by_placeholder("Search").first.fill(name)
+    card = ui.page.get_by_role("img", name=name, exact=True)
+    card.wait_for()
+    act("template", card.click)
+    ui.until(lambda: ui.page.evaluate("() => app.rootGraph.nodes.length > 5"))
+    ui.page.unroute(listed)
+    ui.show()
+    act("first picture", lambda: drop(ui, ui.at(0.2, 0.5), files / "wide.png"))
+    act("second picture", lambda: drop(ui, ui.at(0.8, 0.5), files / "tall.png"))
+    act("first phrase", lambda: ui.phrase(0).fill("cat"))
+    act("second phrase", lambda: ui.phrase(1).fill("cup"))
+    ui.until(lambda: references(ui) == ["wide.png", "tall.png"])
+    run: list[Any] = []
+    act("run", lambda: run.extend(ui.run()))
+    prompt, outputs = run
+    assert len(done) <= 6
+    assert [one["phrase"] for one in of_type(prompt, "MSDLayout")["layout"]["subjects"]] == [
+        "cat",
+        "cup",
+    ]
+    assert any("images" in output for output in outputs.values())
+    ui.shot("two own pictures in six actions")
 
 
 def test_more_pictures_than_subjects(ui: Ui, tmp_path: Path) -> None:

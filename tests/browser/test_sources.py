@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from ui import BOXES, TWO, Ui, of_type, subject, workflow
 
 # Nodes that only the front end knows: what goes into a Set node comes out of Get nodes of its name.
@@ -130,8 +131,15 @@ def test_muted_and_bypassed_sources_do_not_count(ui: Ui) -> None:
         assert "Subject 1 has no reference" in ui.note()
         assert "references.reference_1" not in of_type(prompt_of(ui), "MSDLayout")
         assert ui.subjects == TWO
+        row = ui.element(".msd-row").nth(0)
+        assert row.get_attribute("data-off") == "true"
+        assert row.locator(".msd-place").inner_text() == "no reference"
         if mode == 2:
             ui.shot("a muted reference")
+            _, outputs = ui.run()  # with the other one
+            ((first, second),) = (o["msd_references"] for o in outputs.values() if len(o) > 1)
+            assert second and not first
+            ui.still()
         script(ui, "loader(1).mode = 0; await frames(2);")
         ui.capture()
     ui.until(lambda: "reference_1.png" in shown(ui, 0))
@@ -271,3 +279,44 @@ def test_growing_sockets_are_in_order_after_loading(ui: Ui) -> None:
         assert all(sound for _, _, sound in sockets)
         assert of_type(prompt_of(ui), "MSDLayout") == prompt
     ui.shot("twelve references, loaded")
+
+
+def test_a_phrase_that_the_prompt_does_not_have_is_marked(ui: Ui) -> None:
+    """Where the prompt can be followed; where only a run knows it, nothing is marked."""
+    marked = ui.element(".msd-phrase[data-absent=true]")
+    ui.load(workflow(subjects=[subject("Cat", BOXES[0]), subject("red heart", BOXES[1])]))
+    expect(marked).to_have_count(1)
+    assert marked.input_value() == "red heart"
+    assert "positive prompt" in (marked.get_attribute("title") or "")
+    ui.shot("a phrase that the prompt doesn't have")
+    script(
+        ui,
+        """const prompt = graph.nodes.find((one) => one.title === 'Positive prompt');
+        prompt.widgets[0].value = 'a cat and a red  heart';""",
+    )
+    ui.capture()
+    expect(marked).to_have_count(0)
+    ui.phrase(1).fill("blue cup")
+    expect(marked).to_have_count(1)
+    script(
+        ui,
+        """const prompt = graph.nodes.find((one) => one.title === 'Positive prompt');
+        const text = add('PrimitiveStringMultiline');
+        text.widgets[0].value = 'a cat and a blue cup';
+        text.connect(0, prompt, prompt.inputs.findIndex((input) => input.name === 'text'));
+        await frames(3);""",
+    )
+    ui.capture()
+    expect(marked).to_have_count(0)
+    script(
+        ui,
+        """const prompt = graph.nodes.find((one) => one.title === 'Positive prompt');
+        const text = add('StringReplace');
+        node.connect(node.outputs.findIndex((one) => one.name === 'phrases'), text,
+            text.inputs.findIndex((input) => input.name === 'replace'));
+        text.connect(0, prompt, prompt.inputs.findIndex((input) => input.name === 'text'));
+        await frames(3);""",
+    )
+    ui.phrase(1).fill("anything")
+    ui.frames()
+    expect(marked).to_have_count(0)

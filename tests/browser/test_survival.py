@@ -29,6 +29,25 @@ def test_save_and_load(ui: Ui) -> None:
     assert of_type(as_prompt(ui), "MSDLayout")["layout"] == value
 
 
+def test_snap_and_cells_are_kept_with_the_workflow(ui: Ui) -> None:
+    """Each layout has its own, and undo goes back over them."""
+    ui.still()
+    ui.capture()
+    pressed = ui.element(".msd-bar [aria-pressed=true]")
+    for name in ("Snap", "Cells"):
+        ui.element("button", has_text=name).click()
+    expect(pressed).to_have_text(["Snap", "Cells"])
+    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    ui.frames()
+    ui.click(0.99, 0.01)
+    ui.press("Control+z")
+    expect(pressed).to_have_text(["Snap"])
+    ui.load(workflow(subjects=TWO))
+    expect(pressed).to_have_count(0)
+    ui.load(saved)
+    expect(pressed).to_have_text(["Snap", "Cells"])
+
+
 def test_a_reload_of_the_page(ui: Ui) -> None:
     ui.page.evaluate(SETTING, ["Comfy.Workflow.Persist", True])
     try:

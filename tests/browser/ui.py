@@ -151,9 +151,6 @@ class Ui:
         self.set_mode(self.mode)
         self.leave_subgraph()
         self.load(workflow(subjects=TWO))
-        pressed = self.element(".msd-button[aria-pressed=true]")
-        while pressed.count():  # Snap and Cells hold for the whole page
-            pressed.first.click()
 
     def leave_subgraph(self) -> None:
         """Show the root graph; a workflow that is loaded inside a subgraph gets lost."""

@@ -275,6 +275,11 @@ def latent(width: int, height: int) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def without(socket: str) -> Callable[[Prompt, Server], None]:
+    """Nothing on a socket of MSD Layout, as the front end sends what is muted."""
+    return lambda prompt, server: inputs(prompt, "MSDLayout").pop(socket)
+
+
 def several(count: int) -> Callable[[Prompt, Server], None]:
     def change(prompt: Prompt, server: Server) -> None:
         given = inputs(prompt, "MSDLayout")
@@ -468,6 +473,7 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     ),
     "layout of text": layout("left and right"),
     "a subject without reference": layout_of({}, {}, {}),
+    "the first reference muted": without(REFERENCE),
     "a subject that is off": layout_of({}, {"off": True}),
     "every subject off": layout_of({"off": True}, {"off": True}),
     "off that is text": layout_of({"off": "no"}, {}),

@@ -275,11 +275,23 @@ def test_a_reference_without_a_subject(lay_out: Any) -> None:
         lay_out(layout(CAT), noise_image(1), noise_image(2))
 
 
-def test_wrong_order_of_references(pack: Any) -> None:
-    with pytest.raises(ValueError, match="reference_1 is not connected, a later one is"):
-        pack.MSDLayout.execute({"reference_2": noise_image(2)}, 64, 64, layout=layout(CAT))
-    with pytest.raises(ValueError, match="reference_1: no reference is connected"):
-        pack.MSDLayout.execute({"reference_1": None}, 64, 64, layout=layout(CAT))
+def test_a_missing_reference_leaves_its_subject_out(pack: Any) -> None:
+    """Muted, bypassed or unplugged, wherever it is; boxes of the others stay theirs."""
+    run = pack.MSDLayout.execute
+    second = {"reference_2": noise_image(2)}
+    out = run(second, 64, 64, layout=layout(CAT, CUP))
+    (only,) = out.args[0].subjects
+    assert only.phrase == "cup" and out.ui["msd_references"][0] == ""
+    assert json.loads(out.ui["msd_layout"][0])["boxes"] == [CAT["box"], CUP["box"]]
+    first = {"reference_1": noise_image(1)}
+    for references, box in ((first, (0, 0, 0.5, 1)), (second, (0.5, 0, 1, 1))):
+        out = run(references, 64, 64, layout=layout(CAT, CUP), boxes="0,0,.5,1; .5,0,1,1")
+        assert [one.box for one in out.args[0].subjects] == [box]
+    with pytest.raises(ValueError, match="boxes: got 2 for 1 references"):
+        run(first, 64, 64, layout=layout(CAT), boxes="0,0,.5,1; .5,0,1,1")
+    for nothing in ({}, None, {"reference_1": None}):
+        with pytest.raises(ValueError, match="reference_1: no reference is connected"):
+            run(nothing, 64, 64, layout=layout(CAT))
 
 
 WRONG_REFERENCES = [

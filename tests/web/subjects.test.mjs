@@ -65,7 +65,6 @@ test("each edit is written, shown and one undo step", () => {
     () => subjects.useLayout([subject("d")]),
     () => subjects.clearBox(1),
     () => subjects.clearBoxes(),
-    () => subjects.paste(subject("d")),
     () => subjects.addUpTo(6),
     () => subjects.reorder([1, 0], 2),
   ];
@@ -119,19 +118,6 @@ test("references get subjects, no more than fit", () => {
   assert.equal(subjects.list.length, MAX_SUBJECTS);
   assert.deepEqual(subjects.list.at(-1), { phrase: "", box: null, weight: 1 });
   assert.equal(subjects.full, true);
-  subjects.paste(subject("d"));
-  assert.equal(subjects.list.length, MAX_SUBJECTS);
-});
-
-test("a pasted subject is a selected copy", () => {
-  subjects.paste(subjects.list[0]);
-  assert.equal(subjects.selected, 3);
-  assert.equal(subjects.list[3].phrase, "a");
-  assert.notDeepEqual(subjects.list[3].box, BOX);
-  subjects.setPhrase(3, "d");
-  assert.deepEqual(phrases(), ["a", "b", "c", "d"]);
-  subjects.paste(subject("e", null));
-  assert.equal(subjects.list[4].box, null);
 });
 
 test("a new reference's subject is the one that waits, or a new one, at its place", () => {

@@ -1,5 +1,6 @@
 // What the canvas shows of one box.
 
+import { isLeftOut } from "./arranging.mjs";
 import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { pixelsOf } from "./geometry.mjs";
 import { coveredCells } from "./grid.mjs";
@@ -61,7 +62,9 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
   const colour = colourOf(index);
   const selected = index === subjects.selected;
   const { image, region } = host.reference(index);
-  const { phrase = "", off = false } = subjects.list[index] ?? {};
+  const { phrase = "", off: isOff = false } = subjects.list[index] ?? {};
+  const leftOut = isLeftOut(subjects, index);
+  const off = isOff || leftOut;
   pen.save();
   pen.beginPath();
   pen.rect(x, y, w, h);
@@ -76,7 +79,8 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
     paintLabel(pen, `${pixels.w} × ${pixels.h}`, x + 26, y + 13, "#fff");
   }
   const words = phrase.slice(0, 80) || host.text("noPhrase");
-  const label = off ? host.text("offLabel", { phrase: words }) : words;
+  const sign = leftOut ? "leftOutLabel" : "offLabel";
+  const label = off ? host.text(sign, { phrase: words }) : words;
   paintLabel(pen, label, x + 3, y + h - 5, phrase || off ? "#fff" : "#ffb08a");
   pen.restore();
   pen.strokeStyle = colour;

@@ -1,6 +1,14 @@
 // Layouts and subjects as text on the system's clipboard.
 
+import { paste } from "./arranging.mjs";
 import { layoutText, readText, subjectText } from "./layout_text.mjs";
+
+/** The subject that was copied last, in any editor of the page. */
+const copied = {
+  text: "",
+  /** @type {import("./host.mjs").Wires | undefined} */
+  wires: undefined,
+};
 
 /**
  * Put text on the clipboard. The newer navigator.clipboard isn't there on plain http.
@@ -19,7 +27,7 @@ function write(text) {
 
 export class Clipboard {
   /**
-   * @param {Pick<import("./host.mjs").Host, "text">} host
+   * @param {Pick<import("./host.mjs").Host, "text" | "wires">} host
    * @param {import("./subjects.mjs").Subjects} subjects
    * @param {import("./note.mjs").Note} note
    */
@@ -35,7 +43,9 @@ export class Clipboard {
 
   /** @param {number} index */
   copySubject(index) {
-    write(subjectText(this.subjects.list[index]));
+    copied.text = subjectText(this.subjects.list[index]);
+    copied.wires = this.host.wires(index);
+    write(copied.text);
   }
 
   /**
@@ -50,7 +60,7 @@ export class Clipboard {
     if ("key" in found) note.say(host.text(found.key, found.values));
     else if (!found.single) subjects.useLayout(found.subjects);
     else if (subjects.full) note.say(host.text("noSpace", { n: 1 }));
-    else subjects.paste(found.subjects[0]);
+    else paste(subjects, found.subjects[0], text === copied.text ? copied.wires : undefined);
     return true;
   }
 

@@ -16,29 +16,20 @@ import { Stage } from "./stage.mjs";
 import { Subjects } from "./subjects.mjs";
 import { Toolbar } from "./toolbar.mjs";
 
-/**
- * @typedef {object} PageState what all editors of the page share, as undo creates editors again
- * @property {boolean} snapping whether boxes snap to the grid
- * @property {boolean} showCells whether the cells that a box covers are shown
- */
-
-/** @type {PageState} */
-const page = { snapping: false, showCells: false };
-
 export class LayoutEditor {
   /** @param {import("./host.mjs").Host} host */
   constructor(host) {
     this.host = host;
     this.subjects = new Subjects(host, () => this.refresh());
     this.stage = new Stage(host, () => this.paint());
-    this.toolbar = new Toolbar(host, this.subjects, page, () => this.pictures.pick(-1));
+    this.toolbar = new Toolbar(host, this.subjects, () => this.pictures.pick(-1));
     this.note = new Note(host, this.subjects);
     this.rows = new Rows(host, this.subjects, {
       focusCanvas: () => this.stage.focus(),
       pick: (index) => this.pictures.pick(index),
     });
     this.gestures = new Gestures(this.stage, this.subjects, host, () =>
-      page.snapping ? gridOf(host.size()) : null,
+      host.view().snapping ? gridOf(host.size()) : null,
     );
     this.root = element(
       "div",
@@ -107,7 +98,7 @@ export class LayoutEditor {
   paint() {
     const { host, subjects } = this;
     const { hovered } = this.gestures;
-    const { snapping, showCells } = page;
+    const { snapping, showCells } = host.view();
     paint(this.stage, { host, subjects, hovered, snapping, showCells });
   }
 }

@@ -10,6 +10,9 @@
  * @property {boolean} region whether a mask says where the subject goes
  */
 
+/** @typedef {{snapping: boolean, showCells: boolean}} View whether boxes snap to the grid, and whether the cells that they cover are shown */
+/** @typedef {{graph: string, links: any[]}} Wires what a subject's links come from, the host's own objects */
+
 /**
  * @typedef {object} Host
  * @property {() => Size} size of the picture in pixels
@@ -17,12 +20,21 @@
  * @property {(size: Size) => void} resize set the size of the picture
  * @property {(index: number) => Reference} reference of a subject
  * @property {() => number} referenceCount how many references are linked without a gap
+ * @property {() => string | null} prompt the positive prompt, null where it isn't known
+ * @property {() => View} view as it is kept with the workflow
+ * @property {(view: View) => void} setView
  * @property {(file: File) => Promise<string>} upload its name on the server
  * @property {(index: number, name: string) => Promise<void>} giveReference a file of the server
  * @property {() => unknown[] | null} linkedBoxes of the last run if boxes are linked, else null
  * @property {() => void} onChange an edit is complete: time for an undo step
  * @property {(index: number) => void} onRemove a subject was removed: its links go too, and the undo
  *   step follows
+ * @property {(index: number) => Wires} wires of a subject
+ * @property {(wires: Wires) => boolean} canConnect whether their reference is in this graph
+ * @property {(index: number, wires: Wires) => void} connect a subject with what another is
+ *   connected with
+ * @property {(order: number[]) => void} onReorder the subjects were sorted, from these earlier
+ *   indices: their links go with them
  * @property {() => void} onRows the number of rows has changed
  * @property {(event: PointerEvent) => void} onOtherButton a button that isn't ours was pressed
  * @property {typeof import("./texts.mjs").text} text a message in the user's language

@@ -1,5 +1,6 @@
 // The keys of the layout editor.
 
+import { duplicate, moveRow } from "./arranging.mjs";
 import { growBox, moveBox } from "./geometry.mjs";
 import { gridOf } from "./grid.mjs";
 
@@ -40,7 +41,9 @@ export class Keys {
     if (typing) return;
     const onCanvas = event.target === this.stage.canvas;
     const used =
-      onCanvas && this.subjects.editable && !event.altKey && this.onCanvasKey(event, command);
+      onCanvas &&
+      this.subjects.editable &&
+      (event.altKey ? this.moveRow(event.key) : this.onCanvasKey(event, command));
     // Not even unused: the host would delete the whole node.
     if (used || event.key === "Delete" || event.key === "Backspace") {
       event.preventDefault();
@@ -67,8 +70,20 @@ export class Keys {
       subjects.clearBox(index) || subjects.remove(index);
     else if (key === "Enter" && !command) this.focusPhrase(index);
     else if (letter === "c") clipboard.copySubject(index);
-    else if (letter === "d") subjects.paste(subject);
+    else if (letter === "d") duplicate(subjects, index);
     else return false;
+    return true;
+  }
+
+  /**
+   * Move the selected subject's row up or down.
+   * @param {string} key pressed with Alt
+   */
+  moveRow(key) {
+    const { subjects } = this;
+    const step = { ArrowUp: -1, ArrowDown: 1 }[key];
+    if (!step || subjects.selected < 0 || subjects.selected + step < 0) return false;
+    moveRow(subjects, subjects.selected, subjects.selected + step);
     return true;
   }
 

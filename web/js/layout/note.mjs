@@ -1,6 +1,7 @@
 // The line below the canvas: why nothing can be edited, or what is missing, or the order. Beside it, for
 // those who don't see the canvas, the selected subject in words.
 
+import { isLeftOut } from "./arranging.mjs";
 import { element, textButton } from "./elements.mjs";
 import { pixelsOf } from "./geometry.mjs";
 
@@ -74,10 +75,9 @@ export class Note {
     if (!subjects.boxesEditable)
       return { words: text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown") };
     if (list.length && list.every(({ off }) => off)) return { words: text("allOff") };
-    const withReference = list.findLastIndex((_, i) => this.host.reference(i).linked) + 1;
     for (const [i, { off }] of list.entries()) {
       if (off) continue;
-      if (withReference > 0 && i >= withReference) return { words: text("leftOut", { n: i + 1 }) };
+      if (isLeftOut(subjects, i)) return { words: text("leftOut", { n: i + 1 }) };
       const missing = this.missingOf(i);
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
     }

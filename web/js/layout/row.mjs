@@ -41,7 +41,11 @@ export class Row {
         subjects.select(index);
         focusCanvas();
       },
-      { className: "msd-chip", "aria-label": text("selectSubject", number) },
+      {
+        className: "msd-chip",
+        title: text("moveHint"),
+        "aria-label": text("selectSubject", number),
+      },
     );
     select.style.background = colourOf(index);
     select.style.color = inkOn(index);
@@ -123,25 +127,38 @@ export class Row {
    * @param {import("./value.mjs").Subject} subject
    * @param {import("./value.mjs").Box | null | undefined} box
    * @param {import("./host.mjs").Reference} reference
+   * @param {boolean} leftOut for want of the reference
    */
-  refresh({ phrase, weight, off }, box, { linked, image, region }) {
+  refresh({ phrase, weight, off }, box, { linked, image, region }, leftOut) {
     const { text, index } = this;
     this.root.setAttribute("aria-current", String(index === this.subjects.selected));
     if (this.phrase.value !== phrase) this.phrase.value = phrase;
     // A weight that is being typed stays; one that is set from elsewhere, as by undo, is shown.
     if (this.weight.dataset.shown !== String(weight))
       this.weight.dataset.shown = this.weight.value = String(weight);
-    this.root.dataset.off = String(Boolean(off));
+    this.root.dataset.off = String(Boolean(off || leftOut));
     this.on.setAttribute("aria-checked", String(!off));
     this.on.textContent = text(off ? "off" : "on");
     this.on.title = text(off ? "offHint" : "onHint");
     this.thumb.src = image?.src || BLANK;
     this.thumb.dataset.missing = String(!image?.src);
     this.thumb.alt = text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
-    const kind = region ? "mask" : box ? "box" : "noBox";
+    const kind = leftOut ? "noReference" : region ? "mask" : box ? "box" : "noBox";
     this.box.textContent = text(kind);
     this.box.title = text(`${kind}Hint`);
-    this.box.dataset.missing = String(kind === "noBox");
+    this.box.dataset.missing = String(kind.startsWith("no"));
+  }
+
+  /**
+   * Mark a phrase that the positive prompt doesn't have.
+   * @param {import("./value.mjs").Subject} subject
+   * @param {string | null} prompt
+   */
+  compare({ phrase, off }, prompt) {
+    const plain = (/** @type {string} */ words) => words.toLowerCase().replace(/\s+/g, " ").trim();
+    const absent = prompt !== null && !off && !plain(prompt).includes(plain(phrase));
+    this.phrase.dataset.absent = String(absent);
+    this.phrase.title = this.text(absent ? "absentHint" : "phraseHint");
   }
 
   focusPhrase() {

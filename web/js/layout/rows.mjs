@@ -1,7 +1,9 @@
 // The list below the canvas, a row a subject.
 
+import { isLeftOut } from "./arranging.mjs";
 import { element } from "./elements.mjs";
 import { Row } from "./row.mjs";
+import { RowDrag } from "./row_drag.mjs";
 
 export class Rows {
   /**
@@ -17,6 +19,7 @@ export class Rows {
     this.rows = [];
     this.shown = -1; // index of the row that was scrolled to
     this.root = element("ul", { className: "msd-rows", "aria-label": host.text("rows") });
+    new RowDrag(this.root, subjects);
   }
 
   /** @returns {boolean} whether there are more or fewer rows than before */
@@ -30,7 +33,11 @@ export class Rows {
       this.root.append(row.root);
       rows.push(row);
     }
-    for (const [i, row] of rows.entries()) row.refresh(list[i], boxes[i], host.reference(i));
+    const prompt = host.prompt();
+    for (const [i, row] of rows.entries()) {
+      row.refresh(list[i], boxes[i], host.reference(i), isLeftOut(subjects, i));
+      row.compare(list[i], prompt);
+    }
     this.showSelected();
     return rows.length !== before;
   }

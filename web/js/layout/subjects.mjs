@@ -1,6 +1,5 @@
 // The subjects of a layout and every edit of them. `refresh` is called after each.
 
-import { offsetBox } from "./geometry.mjs";
 import { orderByReferences } from "./order.mjs";
 import { applyPreset } from "./presets.mjs";
 import {
@@ -19,7 +18,7 @@ import {
 
 export class Subjects {
   /**
-   * @param {Pick<import("./host.mjs").Host, "linkedBoxes" | "onChange" | "onRemove">} host
+   * @param {import("./host.mjs").Host} host
    * @param {() => void} refresh
    */
   constructor(host, refresh) {
@@ -221,15 +220,6 @@ export class Subjects {
   /** @param {import("./presets.mjs").PresetName} name */
   usePreset(name) {
     this.list = applyPreset(this.list, name);
-    this.store();
-  }
-
-  /** Add a copy of a subject, if there is space for one more. @param {Subject} subject */
-  paste(subject) {
-    if (this.full) return;
-    const copy = structuredClone(subject);
-    if (copy.box) copy.box = offsetBox(copy.box);
-    this.selected = this.list.push(copy) - 1;
     this.store();
   }
 }

@@ -1,24 +1,22 @@
-// The bar above the canvas: presets, and switches that hold for every editor of the page.
+// The bar above the canvas: presets, and switches of what the canvas shows.
 
 import { ASPECTS, edgeOf, sizeOf } from "./aspects.mjs";
 import { element, textButton } from "./elements.mjs";
 import { PRESET_NAMES } from "./presets.mjs";
 
-/** @typedef {"snapping" | "showCells"} Switch */
+/** @typedef {keyof import("./host.mjs").View} Switch */
 
 const CLEAR = /** @type {const} */ ("clearBoxes");
 
 export class Toolbar {
   /**
-   * @param {Pick<import("./host.mjs").Host, "text" | "size" | "sizeEditable" | "resize">} host
+   * @param {import("./host.mjs").Host} host
    * @param {import("./subjects.mjs").Subjects} subjects
-   * @param {Record<Switch, boolean>} switches
    * @param {() => void} pick let the user choose pictures
    */
-  constructor(host, subjects, switches, pick) {
+  constructor(host, subjects, pick) {
     this.host = host;
     this.subjects = subjects;
-    this.switches = switches;
     /** @type {Map<string, HTMLOptionElement>} by aspect */
     this.aspects = new Map(ASPECTS.map((name) => [name, element("option", { value: name })]));
     this.edge = 0; // that the aspects' sizes are shown for
@@ -75,8 +73,10 @@ export class Toolbar {
   /** @param {Switch} name */
   createSwitch(name) {
     const flip = () => {
-      this.switches[name] = !this.switches[name];
+      const view = this.host.view();
+      this.host.setView({ ...view, [name]: !view[name] });
       this.subjects.refresh();
+      this.host.onChange();
     };
     return textButton(this.host.text(name), flip, { title: this.host.text(`${name}Hint`) });
   }
@@ -93,7 +93,8 @@ export class Toolbar {
     this.boxGroup.disabled = !this.subjects.boxesEditable;
     this.sizeGroup.disabled = !this.host.sizeEditable();
     this.showSizes(edgeOf(this.host.size()));
+    const view = this.host.view();
     for (const name of /** @type {Switch[]} */ (Object.keys(this.buttons)))
-      this.buttons[name].setAttribute("aria-pressed", String(this.switches[name]));
+      this.buttons[name].setAttribute("aria-pressed", String(view[name]));
   }
 }

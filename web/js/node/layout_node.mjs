@@ -10,11 +10,13 @@ import { EditorHolder } from "./holder.mjs";
 import { LastRun } from "./last_run.mjs";
 import { linkOf } from "./links.mjs";
 import { upload } from "./load_image.mjs";
+import { positivePrompt } from "./prompt.mjs";
 import { References } from "./references.mjs";
 import { pixels, setPixels } from "./size.mjs";
 import { hasReferenceGap, referenceLinks, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
+import { setView, viewOf } from "./view.mjs";
 import "./wheel.mjs";
 
 const MAX_WAITS = 30; // for the host to move links, two frames each
@@ -69,6 +71,9 @@ export class LayoutNode {
       },
       reference: (index) => this.references.get(index),
       referenceCount: () => referenceLinks(node).length,
+      prompt: () => positivePrompt(node),
+      view: () => viewOf(node),
+      setView: (view) => setView(node, view),
       upload,
       giveReference: (index, name) => this.references.give(index, name),
       linkedBoxes: () =>
@@ -77,6 +82,16 @@ export class LayoutNode {
       onRemove: (index) => {
         holdUndoStep();
         this.references.remove(index);
+      },
+      wires: (index) => this.references.wires(index),
+      canConnect: (wires) => this.references.canConnect(wires),
+      connect: (index, wires) => {
+        holdUndoStep();
+        this.references.connect(index, wires);
+      },
+      onReorder: (order) => {
+        holdUndoStep();
+        this.references.reorder(order);
       },
       onRows: () => this.growNode(),
       onOtherButton: (event) => {

@@ -1,12 +1,14 @@
 // Pictures of the user: uploaded to the server, and loaded by Load Image nodes.
 
 import { api } from "../../../../scripts/api.js";
+import { text } from "../layout/texts.mjs";
 import { linkOf } from "./links.mjs";
 
 /** @typedef {import("./links.mjs").HostNode} HostNode */
 /** @typedef {{pos: ArrayLike<number>, size: ArrayLike<number>}} Placed */
 
 const SIZE = /** @type {const} */ ([340, 330]);
+const MEGABYTE = 1 << 20;
 const [GAP, TITLE] = [60, 40]; // between nodes, and above each
 
 /**
@@ -15,6 +17,12 @@ const [GAP, TITLE] = [60, 40]; // between nodes, and above each
  * @returns {Promise<string>} its name on the server, with its folder
  */
 export async function upload(file) {
+  // The server would cut the connection without a word.
+  const limit = Number(api.getServerFeature?.("max_upload_size"));
+  if (file.size > limit) {
+    const [size, max] = [file.size, limit].map((bytes) => Math.ceil(bytes / MEGABYTE));
+    throw new Error(text("tooLarge", { size, max }));
+  }
   const body = new FormData();
   body.append("image", file);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });

@@ -5,7 +5,15 @@ import { nextFrame } from "./frames.mjs";
 import { ReferenceImages, referenceAddress } from "./images.mjs";
 import { slotOf } from "./links.mjs";
 import { addLoader, isOpenLoader, setFile } from "./load_image.mjs";
-import { disconnectSubject, referenceLinks, referenceSocket, regionSocket } from "./sockets.mjs";
+import {
+  connectSubject,
+  disconnectSubject,
+  referenceLinks,
+  referenceSocket,
+  regionSocket,
+  reorderSockets,
+  subjectLinks,
+} from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { holdUndoStep } from "./undo_steps.mjs";
 
@@ -80,6 +88,45 @@ export class References {
     }
     this.links = links;
     subjects.addUpTo(links.length);
+  }
+
+  /**
+   * Sort the links as the subjects are.
+   * @param {number[]} order earlier indices of the subjects
+   */
+  reorder(order) {
+    reorderSockets(this.node, order);
+    this.adopt();
+    this.lastRun.forget();
+  }
+
+  /**
+   * What a subject's links come from, for `connect` in any layout of the same graph.
+   * @param {number} index
+   * @returns {import("../layout/host.mjs").Wires}
+   */
+  wires(index) {
+    return { graph: String(this.node.graph?.id), links: subjectLinks(this.node, index) };
+  }
+
+  /**
+   * Whether there is a reference to connect.
+   * @param {import("../layout/host.mjs").Wires} wires
+   */
+  canConnect({ graph, links: [reference] }) {
+    const here = this.node.graph;
+    if (!here || !reference || String(here.id) !== graph) return false;
+    return reference.originIsIoNode || Boolean(here.getNodeById(reference.origin_id));
+  }
+
+  /**
+   * Connect a subject with what another one is connected with.
+   * @param {number} index
+   * @param {import("../layout/host.mjs").Wires} wires
+   */
+  connect(index, { links }) {
+    connectSubject(this.node, index, links);
+    this.lastRun.forget();
   }
 
   /**

@@ -12,6 +12,8 @@ const maskSocket = (index) => `reference_masks.reference_mask_${index + 1}`;
 /** @param {number} index */
 export const regionSocket = (index) => `regions.region_${index + 1}`;
 
+/** A subject's sockets by its index, a group each. */
+const GROUPS = [referenceSocket, maskSocket, regionSocket];
 const ORDER = ["references.", "reference_masks.", "regions.", "boxes", "width", "height"];
 
 /**
@@ -47,6 +49,69 @@ export function disconnectSubject(node, index) {
   // From the last group to the first: the host moves later links up by the slots' present indices.
   for (const name of [regionSocket(index), maskSocket(index), referenceSocket(index)])
     if (linkOf(node, name)) node.disconnectInput(slotOf(node, name));
+}
+
+/**
+ * The links into a subject's sockets, null where there is none.
+ * @param {HostNode} node
+ * @param {number} index
+ */
+export const subjectLinks = (node, index) =>
+  GROUPS.map((socketOf) => linkOf(node, socketOf(index)));
+
+/**
+ * Connect a subject with what links of the same graph come from, the host's reroutes included.
+ * @param {HostNode} node
+ * @param {number} index
+ * @param {ReturnType<typeof subjectLinks>} links as of `subjectLinks`
+ */
+export function connectSubject(node, index, links) {
+  for (const [group, link] of links.entries()) {
+    const { graph } = node;
+    if (!link || !graph) continue;
+    addSockets(node, GROUPS[group], index);
+    const slot = slotOf(node, GROUPS[group](index));
+    if (link.originIsIoNode && !graph.isRootGraph)
+      /** @type {any} */ (graph).inputs[link.origin_slot].connect(node.inputs[slot], node);
+    else graph.getNodeById(link.origin_id)?.connect(link.origin_slot, node, slot, link.parentId);
+  }
+}
+
+/**
+ * Sort the subjects' sockets, with their links, into another order of the subjects.
+ * @param {HostNode} node
+ * @param {number[]} order earlier indices of the subjects
+ */
+export function reorderSockets(node, order) {
+  for (const socketOf of GROUPS) {
+    const all = Array.from({ length: MAX_SUBJECTS }, (_, index) => index);
+    const linked = all.filter((index) => linkOf(node, socketOf(index)));
+    if (!linked.length) continue;
+    const target = (/** @type {number} */ from) =>
+      order.includes(from) ? order.indexOf(from) : from;
+    addSockets(node, socketOf, Math.min(MAX_SUBJECTS - 1, Math.max(...linked.map(target)) + 1));
+    const free = all.filter((index) => !linked.some((from) => target(from) === index));
+    const sockets = all.map((index) => node.inputs[slotOf(node, socketOf(index))]);
+    for (const [from, socket] of sockets.entries()) {
+      const to = linked.includes(from) ? target(from) : free.shift();
+      if (socket && to !== undefined) socket.name = socketOf(to);
+    }
+  }
+  sortSockets(node);
+}
+
+/**
+ * Add what is missing of a group's sockets; the host adds one at a time, when the last is connected.
+ * @param {HostNode} node
+ * @param {(index: number) => string} socketOf
+ * @param {number} last index of the last one needed
+ */
+function addSockets(node, socketOf, last) {
+  const { type, shape } = node.inputs[slotOf(node, socketOf(0))];
+  for (let index = 1; index <= last; index++)
+    if (slotOf(node, socketOf(index)) < 0)
+      node.addInput(socketOf(index), type, shape === undefined ? {} : { shape });
+  sortSockets(node);
 }
 
 /**

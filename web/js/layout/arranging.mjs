@@ -1,0 +1,82 @@
+// Subjects that move in the list or are copied, with what they are connected with.
+
+import { offsetBox } from "./geometry.mjs";
+
+/** @typedef {import("./subjects.mjs").Subjects} Subjects */
+
+/**
+ * Whether a run leaves a subject out for want of a reference, while others have theirs.
+ * @param {Subjects} subjects
+ * @param {number} index
+ */
+export function isLeftOut({ host, list }, index) {
+  if (!list[index] || host.reference(index).linked) return false;
+  return list.some((_, i) => host.reference(i).linked);
+}
+
+/**
+ * Where a subject goes that is moved: those with a reference stay before those without.
+ * @param {Subjects} subjects
+ * @param {number} from
+ * @param {number} to
+ */
+export function placeOf({ host }, from, to) {
+  const count = host.referenceCount();
+  return from < count ? Math.min(to, count - 1) : Math.max(to, count);
+}
+
+/**
+ * Put a subject at another place in the list.
+ * @param {Subjects} subjects
+ * @param {number} from
+ * @param {number} to
+ */
+export function moveRow(subjects, from, to) {
+  const target = placeOf(subjects, from, to);
+  if (!subjects.editable || target === from || !subjects.list[target]) return;
+  sort(subjects, from, target);
+  subjects.selected = target;
+  subjects.store();
+}
+
+/**
+ * @param {Subjects} subjects
+ * @param {number} from
+ * @param {number} to
+ */
+function sort(subjects, from, to) {
+  const order = [...subjects.list.keys()];
+  order.splice(to, 0, ...order.splice(from, 1));
+  subjects.list = order.map((i) => subjects.list[i]);
+  if (from !== to) subjects.host.onReorder(order);
+}
+
+/**
+ * Add a copy of a subject.
+ * @param {Subjects} subjects
+ * @param {number} index
+ */
+export function duplicate(subjects, index) {
+  paste(subjects, subjects.list[index], subjects.host.wires(index));
+}
+
+/**
+ * Add a copy of a subject, if there is space for one more.
+ * @param {Subjects} subjects
+ * @param {import("./value.mjs").Subject} subject
+ * @param {import("./host.mjs").Wires} [wires] of the subject
+ */
+export function paste(subjects, subject, wires) {
+  const { host, list } = subjects;
+  if (subjects.full) return;
+  const copy = structuredClone(subject);
+  if (copy.box) copy.box = offsetBox(copy.box);
+  subjects.selected = list.push(copy) - 1;
+  if (wires && host.canConnect(wires)) {
+    const target = host.referenceCount(); // before those that wait for theirs
+    sort(subjects, subjects.selected, target);
+    subjects.selected = target;
+    host.connect(target, wires);
+  }
+  subjects.store();
+}
