@@ -13,7 +13,7 @@ import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...msd_core.coverage import mask_box
+from ...msd_core.coverage import mask_box, polygon_mask
 from ..node_text import SHOWS_OUTPUT, show_warnings
 from ..subjects import MAX_SUBJECTS, MSDSubjects, Subject, Subjects
 from .boxes import NO_BOX, SubjectSpec, parse_boxes, parse_layout, pixel_box
@@ -221,7 +221,9 @@ class MSDLayout(io.ComfyNode):
             if spec.off:
                 everyone.append(None)
                 continue
-            subject, found = _read_subject(number, spec, references, reference_masks, regions)
+            subject, found = _read_subject(
+                number, spec, (width, height), references, reference_masks, regions
+            )
             everyone.append(subject)
             warnings += found
         subjects = [subject for subject in everyone if subject is not None]
@@ -290,6 +292,7 @@ def _save_thumbnail(subject: Subject) -> str:
 def _read_subject(
     number: int,
     spec: SubjectSpec,
+    size: tuple[int, int],
     references: dict[str, Tensor],
     reference_masks: dict[str, Tensor] | None,
     regions: dict[str, Tensor] | None,
@@ -300,9 +303,15 @@ def _read_subject(
     mask = (reference_masks or {}).get(f"reference_mask_{number}")
     masks = read_reference_masks(mask, alpha, images, number)
     region = read_region((regions or {}).get(f"region_{number}"), f"region_{number}")
+    box = spec.box if region is None else mask_box(region)
+    if region is None and spec.polygon:
+        width, height = size
+        region = polygon_mask(spec.polygon, height, width)
+        if region.max() < 1 / 255:
+            raise ValueError(f"layout, subject {number}: polygon has no area.")
     subject = Subject(
         phrase=(spec.phrase or "").strip(),
-        box=spec.box if region is None else mask_box(region),
+        box=box,
         weight=spec.weight,
         references=images,
         reference_masks=masks,
@@ -358,7 +367,7 @@ def _merge(
         spec = specs[index] if index < len(specs) else None
         if linked is not None:
             own, box = spec or linked[index], linked[index]
-            spec = replace(own, box=box.box, phrase=own.phrase or box.phrase)
+            spec = replace(own, box=box.box, polygon=(), phrase=own.phrase or box.phrase)
         elif spec is None:
             number = index + 1
             if regions.get(f"region_{number}") is None:

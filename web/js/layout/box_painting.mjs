@@ -3,11 +3,13 @@
 import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { pixelsOf } from "./geometry.mjs";
 import { coveredCells } from "./grid.mjs";
+import { shownPolygon } from "./polygon.mjs";
 
 /** @typedef {CanvasRenderingContext2D} Pen */
 /** @typedef {import("./geometry.mjs").Rect} Rect */
 /** @typedef {import("./grid.mjs").Grid} Grid */
 /** @typedef {import("./value.mjs").Box} Box */
+/** @typedef {import("./value.mjs").Polygon} Polygon */
 
 const HATCHING = 12; // pixels from one line to the next
 
@@ -34,18 +36,51 @@ const onCanvas = (frame, [x0, y0, x1, y1]) => ({
 });
 
 /**
+ * @param {Rect} frame
+ * @param {Polygon} polygon
+ */
+function outline(frame, polygon) {
+  const path = new Path2D();
+  for (const [x, y] of polygon) path.lineTo(frame.x + x * frame.w, frame.y + y * frame.h);
+  path.closePath();
+  return path;
+}
+
+/**
  * @param {Pen} pen
  * @param {Rect} frame
+ * @param {Scene} scene
  * @param {number} index
  * @param {Box} box
  * @param {Grid} grid
  */
-export function paintCells(pen, frame, index, box, grid) {
+export function paintCells(pen, frame, { subjects }, index, box, grid) {
+  const polygon = shownPolygon(subjects, index);
+  if (polygon) return paintSharedCells(pen, frame, index, polygon, grid);
   const [c0, r0, c1, r1] = coveredCells(box, grid);
   const [columns, rows] = grid;
   const { x, y, w, h } = onCanvas(frame, [c0 / columns, r0 / rows, c1 / columns, r1 / rows]);
   pen.fillStyle = `${colourOf(index)}55`;
   pen.fillRect(x, y, w, h);
+}
+
+/**
+ * Cells as deep in colour as a shape covers them: a picture of it with a pixel a cell.
+ * @param {Pen} pen
+ * @param {Rect} frame
+ * @param {number} index
+ * @param {Polygon} polygon
+ * @param {Grid} grid
+ */
+function paintSharedCells(pen, frame, index, polygon, [columns, rows]) {
+  const cells = new OffscreenCanvas(columns, rows);
+  const cellPen = cells.getContext("2d");
+  if (!cellPen) return;
+  cellPen.fillStyle = `${colourOf(index)}55`;
+  cellPen.fill(outline({ x: 0, y: 0, w: columns, h: rows }, polygon));
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(cells, frame.x, frame.y, frame.w, frame.h);
+  pen.imageSmoothingEnabled = true;
 }
 
 /**
@@ -62,14 +97,19 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
   const selected = index === subjects.selected;
   const { image, region } = host.reference(index);
   const { phrase = "", off = false } = subjects.list[index] ?? {};
+  const polygon = shownPolygon(subjects, index);
+  const border = new Path2D();
+  border.rect(x, y, w, h);
+  const path = polygon ? outline(frame, polygon) : border;
   pen.save();
-  pen.beginPath();
-  pen.rect(x, y, w, h);
-  pen.clip();
+  pen.clip(path);
   pen.fillStyle = colour + (selected ? "40" : index === hovered ? "33" : "22");
-  if (!off || selected) pen.fillRect(x, y, w, h);
+  if (!off || selected) pen.fill(path);
   if (image?.naturalWidth && !off) paintReference(pen, rect, image);
   if (isHatched(index)) paintHatching(pen, rect, colour);
+  pen.restore();
+  pen.save();
+  pen.clip(border);
   paintNumber(pen, rect, index);
   if (selected) {
     const pixels = pixelsOf(box, host.size());
@@ -82,8 +122,10 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
   pen.strokeStyle = colour;
   pen.lineWidth = selected ? 2.5 : 1.5;
   pen.setLineDash(subjects.boxesEditable && !region && !off ? [] : [5, 4]);
-  pen.strokeRect(x, y, w, h);
+  pen.stroke(path);
   pen.setLineDash([]);
+  pen.lineWidth = 0.5;
+  if (selected && polygon) pen.stroke(border); // its handles are on it
   if (selected && subjects.boxesEditable) paintHandles(pen, rect);
 }
 

@@ -19,11 +19,12 @@ import { Toolbar } from "./toolbar.mjs";
 /**
  * @typedef {object} PageState what all editors of the page share, as undo creates editors again
  * @property {boolean} snapping whether boxes snap to the grid
+ * @property {boolean} lasso whether shapes are drawn freehand
  * @property {boolean} showCells whether the cells that a box covers are shown
  */
 
 /** @type {PageState} */
-const page = { snapping: false, showCells: false };
+const page = { lasso: false, snapping: false, showCells: false };
 
 export class LayoutEditor {
   /** @param {import("./host.mjs").Host} host */
@@ -37,9 +38,10 @@ export class LayoutEditor {
       focusCanvas: () => this.stage.focus(),
       pick: (index) => this.pictures.pick(index),
     });
-    this.gestures = new Gestures(this.stage, this.subjects, host, () =>
-      page.snapping ? gridOf(host.size()) : null,
-    );
+    this.gestures = new Gestures(this.stage, this.subjects, host, {
+      snapGrid: () => (page.snapping ? gridOf(host.size()) : null),
+      isLasso: () => page.lasso,
+    });
     this.root = element(
       "div",
       { className: "msd-layout" },

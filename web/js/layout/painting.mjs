@@ -25,7 +25,7 @@ export function paint(stage, scene) {
   for (const index of order) {
     const box = boxes[index];
     if (!box) continue;
-    if (scene.showCells) paintCells(pen, frame, index, box, grid);
+    if (scene.showCells) paintCells(pen, frame, scene, index, box, grid);
     paintBox(pen, frame, scene, index, box);
   }
   pen.strokeStyle = document.activeElement === stage.canvas ? "#56B4E9" : "#555";

@@ -2,6 +2,7 @@
 
 import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { element, textButton } from "./elements.mjs";
+import { shownPolygon } from "./polygon.mjs";
 import { MAX_LETTERS, MAX_WEIGHT } from "./value.mjs";
 
 // One clear pixel: without a source the browser would draw its sign of a broken image.
@@ -125,6 +126,7 @@ export class Row {
    * @param {import("./host.mjs").Reference} reference
    */
   refresh({ phrase, weight, off }, box, { linked, image, region }) {
+    const shaped = shownPolygon(this.subjects, this.index);
     const { text, index } = this;
     this.root.setAttribute("aria-current", String(index === this.subjects.selected));
     if (this.phrase.value !== phrase) this.phrase.value = phrase;
@@ -138,7 +140,7 @@ export class Row {
     this.thumb.src = image?.src || BLANK;
     this.thumb.dataset.missing = String(!image?.src);
     this.thumb.alt = text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
-    const kind = region ? "mask" : box ? "box" : "noBox";
+    const kind = region ? "mask" : shaped ? "shape" : box ? "box" : "noBox";
     this.box.textContent = text(kind);
     this.box.title = text(`${kind}Hint`);
     this.box.dataset.missing = String(kind === "noBox");

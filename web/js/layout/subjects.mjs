@@ -2,6 +2,7 @@
 
 import { offsetBox } from "./geometry.mjs";
 import { orderByReferences } from "./order.mjs";
+import { fitShape, setShape, swapShapes } from "./polygon.mjs";
 import { applyPreset } from "./presets.mjs";
 import {
   clamp,
@@ -138,17 +139,18 @@ export class Subjects {
    */
   clearBox(index) {
     if (!this.boxesEditable || !this.list[index].box) return false;
-    this.list[index].box = null;
+    setShape(this.list[index], { box: null });
     this.store();
     return true;
   }
 
   /**
+   * Move or scale a subject into a box.
    * @param {number} index
    * @param {Box} box
    */
   setBox(index, box) {
-    this.list[index].box = box;
+    setShape(this.list[index], fitShape(this.list[index], box));
     this.store();
   }
 
@@ -157,8 +159,7 @@ export class Subjects {
    * @param {number} other
    */
   swapBoxes(index, other) {
-    const [one, two] = [this.list[index], this.list[other]];
-    [one.box, two.box] = [two.box, one.box];
+    swapShapes(this.list[index], this.list[other]);
     this.store();
   }
 
@@ -169,7 +170,7 @@ export class Subjects {
   }
 
   clearBoxes() {
-    for (const subject of this.list) subject.box = null;
+    for (const subject of this.list) setShape(subject, { box: null });
     this.store();
   }
 
@@ -228,7 +229,7 @@ export class Subjects {
   paste(subject) {
     if (this.full) return;
     const copy = structuredClone(subject);
-    if (copy.box) copy.box = offsetBox(copy.box);
+    if (copy.box) setShape(copy, fitShape(copy, offsetBox(copy.box)));
     this.selected = this.list.push(copy) - 1;
     this.store();
   }

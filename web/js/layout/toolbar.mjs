@@ -4,7 +4,7 @@ import { ASPECTS, edgeOf, sizeOf } from "./aspects.mjs";
 import { element, textButton } from "./elements.mjs";
 import { PRESET_NAMES } from "./presets.mjs";
 
-/** @typedef {"snapping" | "showCells"} Switch */
+/** @typedef {"lasso" | "snapping" | "showCells"} Switch */
 
 const CLEAR = /** @type {const} */ ("clearBoxes");
 
@@ -26,12 +26,13 @@ export class Toolbar {
     this.sizeGroup = element("optgroup", { label: host.text("size") }, ...this.aspects.values());
     this.presets = this.createPresets();
     this.buttons = {
+      lasso: this.createSwitch("lasso"),
       snapping: this.createSwitch("snapping"),
       showCells: this.createSwitch("showCells"),
     };
-    const { snapping, showCells } = this.buttons;
     const add = textButton(host.text("add"), pick, { title: host.text("addHint") });
-    this.root = element("div", { className: "msd-bar" }, add, this.presets, snapping, showCells);
+    const switchButtons = Object.values(this.buttons);
+    this.root = element("div", { className: "msd-bar" }, add, this.presets, ...switchButtons);
   }
 
   createPresets() {
