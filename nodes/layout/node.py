@@ -3,13 +3,10 @@
 import json
 import math
 import re
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -17,11 +14,11 @@ from ...msd_core.coverage import mask_box, polygon_mask
 from ..node_text import SHOWS_OUTPUT, show_warnings
 from ..subjects import MAX_SUBJECTS, MSDSubjects, Subject, Subjects
 from .boxes import NO_BOX, SubjectSpec, parse_boxes, parse_layout, pixel_box
-from .preview import draw_collage, draw_layout, first_reference
+from .copies import save_reference, save_region
+from .preview import draw_collage, draw_layout
 from .references import inversion_warnings, read_reference_masks, read_references, read_region
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/node/layout_node.mjs names it
-THUMBNAIL_EDGE = 128  # pixels of the longer edge
 _DETERMINERS = {
     *("a", "an", "the", "this", "that", "these", "those", "some", "several", "many"),
     *("my", "your", "his", "her", "its", "our", "their"),
@@ -217,6 +214,7 @@ class MSDLayout(io.ComfyNode):
         ]
         specs = _merge(specs, linked, count, regions or {})
         everyone: list[Subject | None] = []  # None: off
+        inverted: list[int] = []  # numbers of subjects whose connected mask looks so
         for number, spec in enumerate(specs, 1):
             if spec.off:
                 everyone.append(None)
@@ -226,6 +224,8 @@ class MSDLayout(io.ComfyNode):
             )
             everyone.append(subject)
             warnings += found
+            if found and (reference_masks or {}).get(f"reference_mask_{number}") is not None:
+                inverted.append(number)
         subjects = [subject for subject in everyone if subject is not None]
         if not subjects:
             raise ValueError("layout: every subject is off. Switch one on.")
@@ -236,6 +236,7 @@ class MSDLayout(io.ComfyNode):
             "boxes": [(subject or spec).box for subject, spec in zip(everyone, specs, strict=True)],
             "linked": linked is not None,
             "size": [width, height],
+            "inverted": inverted,
         }
         return io.NodeOutput(
             laid_out,
@@ -247,11 +248,15 @@ class MSDLayout(io.ComfyNode):
             width,
             height,
             _in_words(subject.phrase for subject in subjects),
-            # For the editor, which can't see references that are processed on their way, nor boxes
-            # and sizes of another node. As text: the host takes dictionaries for output files of
-            # the job.
+            # For the editor, which can't see references and regions that are processed on their
+            # way, nor boxes and sizes of another node. As text: the host takes dictionaries for
+            # output files of the job.
             ui={
-                "msd_references": [_save_thumbnail(one) if one else "" for one in everyone],
+                "msd_references": [save_reference(one) if one else "" for one in everyone],
+                "msd_regions": [
+                    save_region(one.region) if one and one.region is not None else ""
+                    for one in everyone
+                ],
                 "msd_layout": [json.dumps(shown)],
             },
         )
@@ -275,18 +280,6 @@ def _saved_layout(saved: Any, path: Any) -> Any:
         return node["properties"].get(LAYOUT_PROPERTY)
     except (AttributeError, KeyError, StopIteration, TypeError):
         return None
-
-
-def _save_thumbnail(subject: Subject) -> str:
-    """Save a small copy of a subject's first reference, cut out by its mask, among the host's
-    temporary files; returns its name."""
-    image = first_reference(subject)
-    image.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE))
-    name = f"msd_reference_{uuid.uuid4().hex}.png"
-    folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
-    image.save(folder / name, compress_level=1)
-    return name
 
 
 def _read_subject(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,9 +108,13 @@ class Ui:
         front_end: str,
         mode: str,
         javascript: bool = True,
+        pixels: float = 1,
     ) -> None:
+        """pixels: of the device, for one of the page."""
         self.server, self.front_end, self.mode = server, front_end, mode
-        self.context = browser.new_context(viewport={"width": 1400, "height": 950})
+        self.context = browser.new_context(
+            viewport={"width": 1400, "height": 950}, device_scale_factor=pixels
+        )
         self.context.set_default_timeout(LIMIT * 1000)
         self.page = self.context.new_page()
         self.errors: list[str] = []
@@ -151,8 +156,8 @@ class Ui:
         self.set_mode(self.mode)
         self.leave_subgraph()
         self.load(workflow(subjects=TWO))
-        pressed = self.element(".msd-button[aria-pressed=true]")
-        while pressed.count():  # Snap and Cells hold for the whole page
+        pressed = self.element("[aria-pressed=true]", has_text=re.compile("Lasso|Snap|Cells"))
+        while pressed.count():  # they hold for the whole page
             pressed.first.click()
 
     def leave_subgraph(self) -> None:

@@ -180,6 +180,20 @@ def test_what_is_transparent_is_not_shown(lay_out: Any, pack: Any) -> None:
     assert thumbnail.getpixel((35, 20))[3] == 0
 
 
+def test_the_editor_gets_a_copy_of_each_region(lay_out: Any) -> None:
+    import folder_paths
+    from PIL import Image
+
+    region = torch.zeros(1, 600, 300)
+    region[:, :300] = 0.5
+    given = {"region_2": region}
+    out = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2), regions=given)
+    none, name = out.ui["msd_regions"]
+    copy = Image.open(Path(folder_paths.get_temp_directory()) / name)
+    assert none == "" and copy.size == (128, 256) and copy.mode == "L"
+    assert (copy.getpixel((64, 60)), copy.getpixel((64, 200))) == (128, 0)
+
+
 REFUSED = [
     ([], "layout must be an object"),
     ({"version": 1}, "layout must be an object"),

@@ -2,14 +2,12 @@
 
 import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { pixelsOf } from "./geometry.mjs";
-import { coveredCells } from "./grid.mjs";
 import { shownPolygon } from "./polygon.mjs";
+import { onCanvas, outline } from "./shape_painting.mjs";
 
 /** @typedef {CanvasRenderingContext2D} Pen */
 /** @typedef {import("./geometry.mjs").Rect} Rect */
-/** @typedef {import("./grid.mjs").Grid} Grid */
 /** @typedef {import("./value.mjs").Box} Box */
-/** @typedef {import("./value.mjs").Polygon} Polygon */
 
 const HATCHING = 12; // pixels from one line to the next
 
@@ -21,67 +19,6 @@ const HATCHING = 12; // pixels from one line to the next
  * @property {boolean} snapping
  * @property {boolean} showCells
  */
-
-/**
- * A box on the canvas.
- * @param {Rect} frame
- * @param {Box} box
- * @returns {Rect}
- */
-const onCanvas = (frame, [x0, y0, x1, y1]) => ({
-  x: frame.x + x0 * frame.w,
-  y: frame.y + y0 * frame.h,
-  w: (x1 - x0) * frame.w,
-  h: (y1 - y0) * frame.h,
-});
-
-/**
- * @param {Rect} frame
- * @param {Polygon} polygon
- */
-function outline(frame, polygon) {
-  const path = new Path2D();
-  for (const [x, y] of polygon) path.lineTo(frame.x + x * frame.w, frame.y + y * frame.h);
-  path.closePath();
-  return path;
-}
-
-/**
- * @param {Pen} pen
- * @param {Rect} frame
- * @param {Scene} scene
- * @param {number} index
- * @param {Box} box
- * @param {Grid} grid
- */
-export function paintCells(pen, frame, { subjects }, index, box, grid) {
-  const polygon = shownPolygon(subjects, index);
-  if (polygon) return paintSharedCells(pen, frame, index, polygon, grid);
-  const [c0, r0, c1, r1] = coveredCells(box, grid);
-  const [columns, rows] = grid;
-  const { x, y, w, h } = onCanvas(frame, [c0 / columns, r0 / rows, c1 / columns, r1 / rows]);
-  pen.fillStyle = `${colourOf(index)}55`;
-  pen.fillRect(x, y, w, h);
-}
-
-/**
- * Cells as deep in colour as a shape covers them: a picture of it with a pixel a cell.
- * @param {Pen} pen
- * @param {Rect} frame
- * @param {number} index
- * @param {Polygon} polygon
- * @param {Grid} grid
- */
-function paintSharedCells(pen, frame, index, polygon, [columns, rows]) {
-  const cells = new OffscreenCanvas(columns, rows);
-  const cellPen = cells.getContext("2d");
-  if (!cellPen) return;
-  cellPen.fillStyle = `${colourOf(index)}55`;
-  cellPen.fill(outline({ x: 0, y: 0, w: columns, h: rows }, polygon));
-  pen.imageSmoothingEnabled = false;
-  pen.drawImage(cells, frame.x, frame.y, frame.w, frame.h);
-  pen.imageSmoothingEnabled = true;
-}
 
 /**
  * @param {Pen} pen
@@ -131,10 +68,10 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
 
 /**
  * @param {Pen} pen
- * @param {Rect} rect
+ * @param {{x: number, y: number}} corner
  * @param {number} index
  */
-function paintNumber(pen, { x, y }, index) {
+export function paintNumber(pen, { x, y }, index) {
   pen.fillStyle = colourOf(index);
   pen.beginPath();
   pen.roundRect(x, y, 22, 18, isHatched(index) ? 9 : 0);

@@ -17,11 +17,11 @@ const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAA
 export class Row {
   /**
    * @param {number} index
-   * @param {Pick<import("./host.mjs").Host, "text" | "onChange">} host
+   * @param {Pick<import("./host.mjs").Host, "text" | "onChange" | "invertMask">} host
    * @param {import("./subjects.mjs").Subjects} subjects
    * @param {Actions} actions
    */
-  constructor(index, { text, onChange }, subjects, { focusCanvas, pick }) {
+  constructor(index, { text, onChange, invertMask }, subjects, { focusCanvas, pick }) {
     this.index = index;
     this.text = text;
     this.subjects = subjects;
@@ -52,6 +52,10 @@ export class Row {
       role: "switch",
       "aria-label": text("onOf", number),
     });
+    this.invert = textButton(text("invertMask"), () => invertMask(index), {
+      className: "msd-button msd-invert",
+      title: text("invertMaskHint"),
+    });
     const remove = textButton(
       "×",
       () => {
@@ -69,10 +73,15 @@ export class Row {
       this.on,
       remove,
       element(
-        "label",
-        { className: "msd-label", title: text("weightHint") },
-        element("span", { textContent: text("weight") }),
-        this.weight,
+        "div",
+        { className: "msd-label" },
+        element(
+          "label",
+          { className: "msd-label", title: text("weightHint") },
+          element("span", { textContent: text("weight") }),
+          this.weight,
+        ),
+        this.invert,
       ),
       this.box,
     );
@@ -125,7 +134,7 @@ export class Row {
    * @param {import("./value.mjs").Box | null | undefined} box
    * @param {import("./host.mjs").Reference} reference
    */
-  refresh({ phrase, weight, off }, box, { linked, image, region }) {
+  refresh({ phrase, weight, off }, box, { linked, image, region, inverted }) {
     const shaped = shownPolygon(this.subjects, this.index);
     const { text, index } = this;
     this.root.setAttribute("aria-current", String(index === this.subjects.selected));
@@ -133,6 +142,7 @@ export class Row {
     // A weight that is being typed stays; one that is set from elsewhere, as by undo, is shown.
     if (this.weight.dataset.shown !== String(weight))
       this.weight.dataset.shown = this.weight.value = String(weight);
+    this.invert.hidden = !inverted;
     this.root.dataset.off = String(Boolean(off));
     this.on.setAttribute("aria-checked", String(!off));
     this.on.textContent = text(off ? "off" : "on");

@@ -10,7 +10,7 @@ const CLEAR = /** @type {const} */ ("clearBoxes");
 
 export class Toolbar {
   /**
-   * @param {Pick<import("./host.mjs").Host, "text" | "size" | "sizeEditable" | "resize">} host
+   * @param {Pick<import("./host.mjs").Host, "text" | "size" | "sizeEditable" | "resize" | "backdrop" | "setBackdrop" | "onChange">} host
    * @param {import("./subjects.mjs").Subjects} subjects
    * @param {Record<Switch, boolean>} switches
    * @param {() => void} pick let the user choose pictures
@@ -31,8 +31,15 @@ export class Toolbar {
       showCells: this.createSwitch("showCells"),
     };
     const add = textButton(host.text("add"), pick, { title: host.text("addHint") });
-    const switchButtons = Object.values(this.buttons);
-    this.root = element("div", { className: "msd-bar" }, add, this.presets, ...switchButtons);
+    this.backdrop = this.createBackdrop();
+    this.opacity = this.createOpacity();
+    const tools = [...Object.values(this.buttons), this.backdrop, this.opacity];
+    this.root = element(
+      "div",
+      { className: "msd-bars" },
+      element("div", { className: "msd-bar" }, add, this.presets),
+      element("div", { className: "msd-bar" }, ...tools),
+    );
   }
 
   createPresets() {
@@ -82,6 +89,32 @@ export class Toolbar {
     return textButton(this.host.text(name), flip, { title: this.host.text(`${name}Hint`) });
   }
 
+  /** The switch of the picture behind the boxes; it is the node's, not the page's. */
+  createBackdrop() {
+    const { host, subjects } = this;
+    const flip = () => {
+      const { on, opacity } = host.backdrop();
+      host.setBackdrop({ on: !on, opacity });
+      subjects.refresh();
+      host.onChange();
+    };
+    return textButton(host.text("backdrop"), flip, { title: host.text("backdropHint") });
+  }
+
+  createOpacity() {
+    const { host, subjects } = this;
+    const name = host.text("opacity");
+    const range = { type: "range", min: "0", max: "1", step: "0.05" };
+    const input = element("input", { ...range, title: name, "aria-label": name });
+    input.addEventListener("input", () => {
+      host.setBackdrop({ on: true, opacity: input.valueAsNumber });
+      subjects.refresh();
+    });
+    input.addEventListener("change", () => host.onChange());
+    input.addEventListener("pointerdown", (event) => event.stopPropagation()); // it drags the node
+    return input;
+  }
+
   /** @param {number} edge of the square with as many pixels */
   showSizes(edge) {
     if (edge === this.edge) return;
@@ -94,6 +127,10 @@ export class Toolbar {
     this.boxGroup.disabled = !this.subjects.boxesEditable;
     this.sizeGroup.disabled = !this.host.sizeEditable();
     this.showSizes(edgeOf(this.host.size()));
+    const { on, opacity } = this.host.backdrop();
+    this.backdrop.setAttribute("aria-pressed", String(on));
+    this.opacity.hidden = !on;
+    this.opacity.value = String(opacity);
     for (const name of /** @type {Switch[]} */ (Object.keys(this.buttons)))
       this.buttons[name].setAttribute("aria-pressed", String(this.switches[name]));
   }
