@@ -16,6 +16,7 @@ from .images import to_pil, to_tensor
 from .layout.copies import save_encoded
 from .layout.references import read_references
 from .memo import Memo
+from .node_text import SHOWS_OUTPUT
 from .subjects import Features, MSDSubjects, Subjects
 
 # MS-Diffusion's research code stretches every reference to this before the encoder's own resizing.
@@ -82,6 +83,7 @@ class MSDEncodeReferences(io.ComfyNode):
             category="MS-Diffusion",
             description="Look at the references of each subject with CLIP vision.",
             search_aliases=["ms diffusion", "reference encoding", "clip vision"],
+            **SHOWS_OUTPUT,
             inputs=[
                 io.ClipVision.Input(
                     "clip_vision",

@@ -19,10 +19,13 @@ def previews(ui: Ui) -> Iterator[Ui]:
     ui.page.evaluate(SETTING, ["Comfy.Execution.PreviewMethod", "default"])
 
 
-def load_fresh(ui: Ui) -> None:
+def load_fresh(ui: Ui, steps: int = 2) -> None:
     """Load a layout that the host hasn't run and kept."""
-    fresh = [{**one, "phrase": f"{uuid.uuid4()}"} for one in TWO]
-    ui.load(workflow(subjects=fresh))
+    saved = workflow(subjects=[{**one, "phrase": f"{uuid.uuid4()}"} for one in TWO])
+    for node in saved["nodes"]:
+        if node["type"] == "KSampler":
+            node["widgets_values"][2] = steps
+    ui.load(saved)
 
 
 def test_the_result_is_behind_the_boxes(ui: Ui) -> None:
@@ -62,7 +65,7 @@ def test_the_result_is_behind_the_boxes(ui: Ui) -> None:
 
 def test_the_previews_of_a_run_are_shown(previews: Ui) -> None:
     ui = previews
-    load_fresh(ui)
+    load_fresh(ui, steps=60)  # long enough that the page paints meanwhile
     ui.page.evaluate(
         """() => {
             window.previews = { sent: 0, painted: 0 };

@@ -22,7 +22,8 @@ function layoutWidget(node, name, data) {
     const [pictureWidth, pictureHeight] = editor.host.size();
     const width = Math.max(MIN_WIDTH, node.size?.[0] ?? 0) - 20;
     const canvas = Math.min(MAX_HEIGHT, Math.max(160, (width * pictureHeight) / pictureWidth));
-    return 48 + canvas + 30 + rows + 36; // 20 of it is the widget's margin
+    // The gap between the two bars comes off the canvas, so that nodes of earlier versions suffice.
+    return 44 + canvas + 30 + rows + 36; // 20 of it is the widget's margin
   };
   const widget = /** @type {DOMWidgetNode} */ (node).addDOMWidget(name, "msd_layout", holder, {
     getValue: () => editor.value,
