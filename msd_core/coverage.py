@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LINES = 4  # of a pixel, for the inside of a polygon
+
 
 class Window(NamedTuple):
     """The part of a latent that one call of the model shows: which of its rows and columns."""
@@ -73,6 +75,37 @@ def mask_coverage(masks: Tensor, height: int, width: int, window: Window | None 
         masks = F.interpolate(masks, window.latent_size, mode="area")
         masks = masks[..., list(window.rows), :][..., list(window.columns)]
     return F.interpolate(masks, (height, width), mode="area").flatten(1)
+
+
+def polygon_mask(points: Sequence[tuple[float, float]], height: int, width: int) -> Tensor:
+    """The inside of a polygon as a mask: the share of each pixel that it covers, exact along x and
+    of `_LINES` lines a pixel along y. Parts that it goes around several times count once.
+
+    Args:
+        points: [P, 2], normalised x, y, origin top left; the last is joined to the first.
+        height, width: of the mask.
+    Returns:
+        float [height, width] in 0..1
+    """
+    starts = torch.tensor(points, dtype=torch.float64) * torch.tensor([width, height])
+    ends = starts.roll(-1, 0)
+    x, y = starts.T[..., None]
+    end_x, end_y = ends.T[..., None]
+    mask = torch.zeros(height, width)
+    for line in range(_LINES):
+        at = torch.arange(height) + (line + 0.5) / _LINES
+        crossed = (y <= at) != (end_y <= at)  # [P, height]
+        edge, row = crossed.nonzero(as_tuple=True)
+        crossing = (x + (at - y) / (end_y - y) * (end_x - x))[edge, row].clamp(0, width)
+        direction = (end_y > y)[edge, 0].double() * 2 - 1
+        pixel = crossing.long()  # `width` at the right edge
+        share = crossing - pixel  # of the pixel, left of the crossing
+        # How often a place is gone around changes at each crossing; past the last pixel unseen.
+        changes = torch.zeros(height, width + 2, dtype=torch.float64)
+        changes.index_put_((row, pixel), direction * (1 - share), accumulate=True)
+        changes.index_put_((row, pixel + 1), direction * share, accumulate=True)
+        mask += changes.cumsum(1)[:, :width].abs().clamp(max=1).float() / _LINES
+    return mask
 
 
 def mask_box(mask: Tensor) -> tuple[float, float, float, float]:

@@ -13,8 +13,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .images import to_pil, to_tensor
+from .layout.copies import save_encoded
 from .layout.references import read_references
 from .memo import Memo
+from .node_text import SHOWS_OUTPUT
 from .subjects import Features, MSDSubjects, Subjects
 
 # MS-Diffusion's research code stretches every reference to this before the encoder's own resizing.
@@ -81,6 +83,7 @@ class MSDEncodeReferences(io.ComfyNode):
             category="MS-Diffusion",
             description="Look at the references of each subject with CLIP vision.",
             search_aliases=["ms diffusion", "reference encoding", "clip vision"],
+            **SHOWS_OUTPUT,
             inputs=[
                 io.ClipVision.Input(
                     "clip_vision",
@@ -150,7 +153,7 @@ class MSDEncodeReferences(io.ComfyNode):
                     "Take one of them with ImageFromBatch."
                 )
             negative = encode(pictures, [None if alpha is None else alpha[0]])
-        encoded = []
+        encoded, copies = [], []
         for subject in subjects.subjects:
             features = encode(subject.references, subject.mask_of_each)
             if several_photos == "average":
@@ -166,8 +169,12 @@ class MSDEncodeReferences(io.ComfyNode):
                     blank_pooled=negative.pooled[0],
                 )
             encoded.append(replace(subject, features=features))
+            first = subject.references[0], subject.mask_of_each[0]
+            size = clip_vision.image_size
+            copies.append(save_encoded(prepare_reference(*first, fit, background, size)))
             progress.update(1)
-        return io.NodeOutput(replace(subjects, subjects=tuple(encoded)))
+        # For the layout's editor; as text, see MSDLayout.
+        return io.NodeOutput(replace(subjects, subjects=tuple(encoded)), ui={"msd_encoded": copies})
 
 
 def _features(

@@ -13,6 +13,9 @@ MAX_WEIGHT = 10
 # How far a box may reach beyond the picture, in its widths and heights; what is outside is cut off.
 # Read as percent or pixels, a box within this would be smaller than any subject.
 MAX_OUTSIDE = 1.0
+MAX_POINTS = 1000  # of a polygon
+
+Point = tuple[float, float]  # normalised x, y
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,13 @@ class SubjectSpec:
     box: Box
     weight: float = 1.0
     off: bool = False  # left out of the run
+    polygon: tuple[Point, ...] = ()  # its shape, with the box around it; none: all of the box
 
 
 def parse_layout(layout: Any) -> list[SubjectSpec]:
     """The subjects of a layout value: `{"version": 1, "subjects": [{"phrase": str, "box":
-    [x0, y0, x1, y1] in 0..1, "weight": number, "off": bool}]}`. Box null, missing or all zeros: no
-    box.
+    [x0, y0, x1, y1] in 0..1, "weight": number, "off": bool, "polygon": [[x, y], ...]}]}`. Box null,
+    missing or all zeros: no box. Where there is a polygon, the box is the one around it.
 
     Raises:
         ValueError: says which subject and what is wrong with it.
@@ -65,7 +69,10 @@ def parse_layout(layout: Any) -> list[SubjectSpec]:
         off = subject.get("off", False)
         if not isinstance(off, bool):
             raise ValueError(f"{where}: off must be true or false, got {_shown(off)}.")
-        specs.append(SubjectSpec(phrase, box, float(weight), off))
+        polygon = _polygon(subject.get("polygon"), where)
+        if polygon:
+            box = _box_around(polygon, where)
+        specs.append(SubjectSpec(phrase, box, float(weight), off, polygon))
     return specs
 
 
@@ -169,6 +176,37 @@ def _normalised_box(given: Any, where: str) -> Box:
             f"like {unit}. {cure}."
         )
     return _cut(values, where)
+
+
+def _polygon(given: Any, where: str) -> tuple[Point, ...]:
+    """The points of a shape, () where there is none."""
+    if given is None:
+        return ()
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f"{where}: polygon must be a list of points, got {_shown(given)}.")
+    if not 3 <= len(given) <= MAX_POINTS:
+        raise ValueError(f"{where}: polygon must have 3 to {MAX_POINTS} points, got {len(given)}.")
+    for number, point in enumerate(given, 1):
+        if not (
+            isinstance(point, (list, tuple)) and len(point) == 2 and all(map(_is_number, point))
+        ):
+            raise ValueError(
+                f"{where}: point {number} of polygon must be two numbers, got {_shown(point)}."
+            )
+        if not all(0 <= value <= 1 for value in point):
+            raise ValueError(
+                f"{where}: polygon must be x,y in 0..1 of the picture; point {number} is "
+                f"{_listed(point)}."
+            )
+    return tuple((float(x), float(y)) for x, y in given)
+
+
+def _box_around(polygon: Sequence[Point], where: str) -> Box:
+    xs, ys = zip(*polygon, strict=True)
+    box = min(xs), min(ys), max(xs), max(ys)
+    if not (box[0] < box[2] and box[1] < box[3]):
+        raise ValueError(f"{where}: polygon has no area.")
+    return box
 
 
 def _cut(values: Sequence[float], where: str) -> Box:

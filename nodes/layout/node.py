@@ -3,25 +3,22 @@
 import json
 import math
 import re
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...msd_core.coverage import mask_box
+from ...msd_core.coverage import mask_box, polygon_mask
 from ..node_text import SHOWS_OUTPUT, show_warnings
 from ..subjects import MAX_SUBJECTS, MSDSubjects, Subject, Subjects
 from .boxes import NO_BOX, SubjectSpec, parse_boxes, parse_layout, pixel_box
-from .preview import draw_collage, draw_layout, first_reference
+from .copies import save_reference, save_region
+from .preview import draw_collage, draw_layout
 from .references import inversion_warnings, read_reference_masks, read_references, read_region
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/node/layout_node.mjs names it
-THUMBNAIL_EDGE = 128  # pixels of the longer edge
 _DETERMINERS = {
     *("a", "an", "the", "this", "that", "these", "those", "some", "several", "many"),
     *("my", "your", "his", "her", "its", "our", "their"),
@@ -220,13 +217,18 @@ class MSDLayout(io.ComfyNode):
         ]
         specs = _merge(specs, linked, count, {**references, **(regions or {})})
         everyone: list[Subject | None] = []  # None: off, or without its reference
+        inverted: list[int] = []  # numbers of subjects whose connected mask looks so
         for number, spec in enumerate(specs, 1):
             if spec.off or f"reference_{number}" not in references:
                 everyone.append(None)
                 continue
-            subject, found = _read_subject(number, spec, references, reference_masks, regions)
+            subject, found = _read_subject(
+                number, spec, (width, height), references, reference_masks, regions
+            )
             everyone.append(subject)
             warnings += found
+            if found and (reference_masks or {}).get(f"reference_mask_{number}") is not None:
+                inverted.append(number)
         subjects = [subject for subject in everyone if subject is not None]
         if not subjects:
             raise ValueError("layout: every subject is off. Switch one on.")
@@ -237,6 +239,7 @@ class MSDLayout(io.ComfyNode):
             "boxes": [(subject or spec).box for subject, spec in zip(everyone, specs, strict=True)],
             "linked": linked is not None,
             "size": [width, height],
+            "inverted": inverted,
         }
         return io.NodeOutput(
             laid_out,
@@ -248,11 +251,15 @@ class MSDLayout(io.ComfyNode):
             width,
             height,
             _in_words(subject.phrase for subject in subjects),
-            # For the editor, which can't see references that are processed on their way, nor boxes
-            # and sizes of another node. As text: the host takes dictionaries for output files of
-            # the job.
+            # For the editor, which can't see references and regions that are processed on their
+            # way, nor boxes and sizes of another node. As text: the host takes dictionaries for
+            # output files of the job.
             ui={
-                "msd_references": [_save_thumbnail(one) if one else "" for one in everyone],
+                "msd_references": [save_reference(one) if one else "" for one in everyone],
+                "msd_regions": [
+                    save_region(one.region) if one and one.region is not None else ""
+                    for one in everyone
+                ],
                 "msd_layout": [json.dumps(shown)],
             },
         )
@@ -278,21 +285,10 @@ def _saved_layout(saved: Any, path: Any) -> Any:
         return None
 
 
-def _save_thumbnail(subject: Subject) -> str:
-    """Save a small copy of a subject's first reference, cut out by its mask, among the host's
-    temporary files; returns its name."""
-    image = first_reference(subject)
-    image.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE))
-    name = f"msd_reference_{uuid.uuid4().hex}.png"
-    folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
-    image.save(folder / name, compress_level=1)
-    return name
-
-
 def _read_subject(
     number: int,
     spec: SubjectSpec,
+    size: tuple[int, int],
     references: dict[str, Tensor],
     reference_masks: dict[str, Tensor] | None,
     regions: dict[str, Tensor] | None,
@@ -303,9 +299,15 @@ def _read_subject(
     mask = (reference_masks or {}).get(f"reference_mask_{number}")
     masks = read_reference_masks(mask, alpha, images, number)
     region = read_region((regions or {}).get(f"region_{number}"), f"region_{number}")
+    box = spec.box if region is None else mask_box(region)
+    if region is None and spec.polygon:
+        width, height = size
+        region = polygon_mask(spec.polygon, height, width)
+        if region.max() < 1 / 255:
+            raise ValueError(f"layout, subject {number}: polygon has no area.")
     subject = Subject(
         phrase=(spec.phrase or "").strip(),
-        box=spec.box if region is None else mask_box(region),
+        box=box,
         weight=spec.weight,
         references=images,
         reference_masks=masks,
@@ -360,7 +362,7 @@ def _merge(
         spec = specs[index] if index < len(specs) else None
         if linked is not None:
             own, box = spec or linked[index], linked[index]
-            spec = replace(own, box=box.box, phrase=own.phrase or box.phrase)
+            spec = replace(own, box=box.box, polygon=(), phrase=own.phrase or box.phrase)
         elif spec is None:
             number = index + 1
             if f"reference_{number}" in given and given.get(f"region_{number}") is None:

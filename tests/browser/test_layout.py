@@ -1,6 +1,10 @@
 """The layout editor in the real front end, in both of its renderings."""
 
+from playwright.sync_api import Browser
+from test_lasso import CIRCLE, lasso
 from ui import BOXES, TWO, Ui, near, of_type, subject, workflow
+
+from lab.host.server import Server
 
 
 def test_two_boxes_are_drawn_named_and_run(ui: Ui) -> None:
@@ -535,6 +539,27 @@ def test_zoom(ui: Ui) -> None:
         assert near(box, (0.4, 0.4, 0.6, 0.7), pixel), (scale, box)
         if scale == 0.5:
             ui.shot("zoomed out")
+
+
+def test_a_screen_of_twice_as_many_pixels(
+    browser: Browser, server: Server, front_end: str, mode: str
+) -> None:
+    """The canvas is as sharp as the screen, and what is drawn on it lies where the mouse is."""
+    ui = Ui(browser, server, front_end, mode, pixels=2)
+    ui.load(workflow(subjects=[subject("star"), TWO[1]]))
+    ui.drag((0.1, 0.2), (0.4, 0.7))
+    assert near(ui.subjects[0]["box"], (0.1, 0.2, 0.4, 0.7), 0.01)
+    width, inner = ui.node(
+        """const canvas = node.widgets.at(-1).element.querySelector('canvas');
+        return [canvas.width, canvas.clientWidth];"""
+    )
+    assert width == 2 * inner
+    ui.element("button", has_text="Lasso").click()
+    lasso(ui, CIRCLE)
+    assert near(ui.subjects[2]["box"], (0.1, 0.3, 0.5, 0.7), 0.02)
+    ui.shot("twice as many pixels")
+    assert ui.errors == []
+    ui.close()
 
 
 def test_wheel_and_middle_button_move_the_graph(ui: Ui) -> None:

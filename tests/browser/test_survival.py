@@ -409,7 +409,9 @@ def test_without_our_javascript(
     assert (layout["width"], layout["height"]) == (128, 128)
     _, outputs = ui.run()
     reported = next(json.loads(o["msd_layout"][0]) for o in outputs.values() if "msd_layout" in o)
-    assert reported == {"boxes": [s["box"] for s in TWO], "linked": False, "size": [128, 128]}
+    assert reported == {
+        "boxes": [s["box"] for s in TWO], "linked": False, "size": [128, 128], "inverted": []
+    }  # fmt: skip
     assert any("images" in output for output in outputs.values())
     # Saved there and opened where the editor works again, it is whole.
     saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")

@@ -107,9 +107,13 @@ class Ui:
         front_end: str,
         mode: str,
         javascript: bool = True,
+        pixels: float = 1,
     ) -> None:
+        """pixels: of the device, for one of the page."""
         self.server, self.front_end, self.mode = server, front_end, mode
-        self.context = browser.new_context(viewport={"width": 1400, "height": 950})
+        self.context = browser.new_context(
+            viewport={"width": 1400, "height": 950}, device_scale_factor=pixels
+        )
         self.context.set_default_timeout(LIMIT * 1000)
         self.page = self.context.new_page()
         self.errors: list[str] = []
@@ -151,6 +155,9 @@ class Ui:
         self.set_mode(self.mode)
         self.leave_subgraph()
         self.load(workflow(subjects=TWO))
+        lasso = self.element("[aria-pressed=true]", has_text="Lasso")
+        if lasso.count():  # it holds for the whole page
+            lasso.click()
 
     def leave_subgraph(self) -> None:
         """Show the root graph; a workflow that is loaded inside a subgraph gets lost."""

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd_core.coverage import Window, box_coverage, mask_box, mask_coverage
+from msd_core.coverage import Window, box_coverage, mask_box, mask_coverage, polygon_mask
 
 sides = st.integers(1, 24)
 coordinates = st.floats(-0.5, 1.5, width=32) | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -131,3 +131,47 @@ def test_box_of_a_mask():
     mask[2:5, 4:10] = 0.3
     mask[9, 19] = 0.01  # a stray pixel
     assert mask_box(mask) == (0.2, 0.2, 0.5, 0.5)
+
+
+def slow_polygon_mask(points, height, width, lines=4, columns=64):
+    """Winding number at points of each pixel, edge by edge."""
+    mask = torch.zeros(height, width)
+    for row in range(height * lines):
+        y = (row + 0.5) / lines / height
+        for column in range(width * columns):
+            x, winding = (column + 0.5) / columns / width, 0
+            for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
+                if (y0 <= y) != (y1 <= y) and x0 + (y - y0) / (y1 - y0) * (x1 - x0) < x:
+                    winding += 1 if y1 > y0 else -1
+            mask[row // lines, column // columns] += (winding != 0) / (lines * columns)
+    return mask
+
+
+normalised = st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.25, 0.5, 1.0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(normalised, normalised), min_size=3, max_size=3), sides, sides)
+def test_triangles_equal_plain_loops(points, height, width):
+    height, width = min(height, 5), min(width, 5)
+    difference = polygon_mask(points, height, width) - slow_polygon_mask(points, height, width)
+    assert difference.abs().max() <= 2 / 64  # a column at each edge
+
+
+def test_a_polygon_is_the_mask_of_its_inside():
+    square = [(0.25, 0.5), (0.75, 0.5), (0.75, 1.0), (0.25, 1.0)]
+    mask = torch.zeros(8, 8)
+    mask[4:, 2:6] = 1
+    for points in (square, square[::-1], square + square):  # any way around, and twice
+        assert torch.equal(polygon_mask(points, 8, 8), mask)
+    half = [(0.0, 0.0), (0.125, 0.0), (0.125, 1.0), (0.0, 1.0)]
+    assert torch.equal(polygon_mask(half, 1, 4), torch.tensor([[0.5, 0, 0, 0]]))
+    triangle = polygon_mask([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)], 64, 64)
+    assert triangle.mean() == pytest.approx(0.5, abs=1e-6)
+    assert polygon_mask([(0.1, 0.1), (0.9, 0.9), (0.5, 0.5)], 16, 16).max() < 1e-6
+
+
+def test_a_polygon_that_crosses_itself_is_filled():
+    bow = polygon_mask([(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0)], 64, 64)
+    assert bow.mean() == pytest.approx(0.5, abs=0.02)
+    assert bow[32, 2] == 1 and bow[32, 61] == 1 and bow[2, 32] == 0

@@ -34,6 +34,28 @@ def test_background_and_fit(pack: Any) -> None:
     assert cropped[:, :14].min() == 1 and cropped[:, 18:].max() == 0
 
 
+def test_the_editor_gets_a_copy_of_what_the_encoder_sees(
+    pack: Any, lay_out: Any, vision: Any
+) -> None:
+    import folder_paths
+    from PIL import Image
+
+    reference = torch.ones(1, 40, 80, 3)
+    mask = torch.zeros(1, 40, 80)
+    mask[..., :40] = 1
+    given = {"reference_mask_1": mask}
+    off = {**CAT, "off": True}
+    subjects = lay_out(
+        layout(CUP, off, CAT), reference, noise_image(1), noise_image(2), reference_masks=given
+    )[0]
+    first, _ = pack.MSDEncodeReferences.execute(vision, subjects).ui["msd_encoded"]
+    copy = Image.open(Path(folder_paths.get_temp_directory()) / first)
+    assert copy.size == (vision.image_size, vision.image_size) and copy.mode == "RGB"
+    middle = copy.height // 2
+    assert copy.getpixel((1, middle)) == (255, 255, 255)
+    assert copy.getpixel((copy.width - 2, middle)) == (0, 0, 0)
+
+
 def test_only_what_changed_is_encoded_again(
     pack: Any, lay_out: Any, vision: Any, monkeypatch: Any
 ) -> None:

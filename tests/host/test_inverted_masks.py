@@ -1,5 +1,6 @@
 """Load Image's mask of a cut-out is white where the subject isn't: MSD Layout warns of it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -67,8 +68,9 @@ def test_it_warns_and_runs(pack: Any, monkeypatch: Any, caplog: Any) -> None:
 
     run(noise_image(1), reference_mask_1=subject)
     assert sent == []
-    (warned,) = run(noise_image(1), reference_mask_1=1 - subject)[0].subjects
-    assert warned.reference_masks is not None
+    out = run(noise_image(1), reference_mask_1=1 - subject)
+    assert out[0].subjects[0].reference_masks is not None
+    assert json.loads(out.ui["msd_layout"][0])["inverted"] == [1], "the editor says so too"
     text = "Subject 1: is reference_mask_1 inverted? It keeps the border of reference_1 and"
     assert sent[0][0].startswith(text) and sent[0][1] == "7" and text in caplog.text
     run(noise_image(1), reference_mask_1=subject)

@@ -60,6 +60,39 @@ def test_region_replaces_the_box(lay_out: Any) -> None:
     assert torch.equal(subject.region, region[0])
 
 
+TRIANGLE = [[0.25, 0.25], [0.75, 0.25], [0.5, 0.75]]
+
+
+def test_a_polygon_is_a_region(lay_out: Any) -> None:
+    """As a mask on the socket is, which goes before it; so do linked boxes."""
+    shaped = {**CAT, "polygon": TRIANGLE}
+    first, second = lay_out(layout(shaped, CUP), noise_image(1), noise_image(2))[0].subjects
+    assert first.box == (0.25, 0.25, 0.75, 0.75) and second.region is None
+    assert first.region.shape == (32, 64)
+    assert first.region.mean().item() == pytest.approx(0.125, abs=1e-3)
+    given = {"region_1": first.region[None]}
+    by_mask = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2), regions=given)
+    by_polygon = lay_out(layout(shaped, CUP), noise_image(1), noise_image(2))
+    assert torch.equal(by_mask[1], by_polygon[1])
+    region = torch.zeros(1, 16, 16)
+    region[:, 4:8, 8:] = 1
+    masked = lay_out(layout(shaped), noise_image(1), regions={"region_1": region})[0].subjects[0]
+    assert torch.equal(masked.region, region[0]) and masked.box == (0.5, 0.25, 1.0, 0.5)
+    linked = lay_out(layout(shaped), noise_image(1), boxes="0,0,.5,1")[0].subjects[0]
+    assert linked.region is None and linked.box == (0.0, 0.0, 0.5, 1.0)
+
+
+def test_a_polygon_needs_no_box(lay_out: Any) -> None:
+    for box in (None, [0.9, 0.9, 1.0, 1.0], CAT["box"]):
+        shaped = {**CAT, "box": box, "polygon": TRIANGLE}
+        assert lay_out(layout(shaped), noise_image(1))[0].subjects[0].box == (
+            0.25,
+            0.25,
+            0.75,
+            0.75,
+        )
+
+
 @pytest.mark.parametrize(
     "boxes",
     [
@@ -145,6 +178,20 @@ def test_what_is_transparent_is_not_shown(lay_out: Any, pack: Any) -> None:
     thumbnail = Image.open(Path(folder_paths.get_temp_directory()) / name)
     assert thumbnail.getpixel((5, 20)) == (255, 255, 255, 255)
     assert thumbnail.getpixel((35, 20))[3] == 0
+
+
+def test_the_editor_gets_a_copy_of_each_region(lay_out: Any) -> None:
+    import folder_paths
+    from PIL import Image
+
+    region = torch.zeros(1, 600, 300)
+    region[:, :300] = 0.5
+    given = {"region_2": region}
+    out = lay_out(layout(CAT, CUP), noise_image(1), noise_image(2), regions=given)
+    none, name = out.ui["msd_regions"]
+    copy = Image.open(Path(folder_paths.get_temp_directory()) / name)
+    assert none == "" and copy.size == (128, 256) and copy.mode == "L"
+    assert (copy.getpixel((64, 60)), copy.getpixel((64, 200))) == (128, 0)
 
 
 REFUSED = [

@@ -24,6 +24,7 @@ def exported(file: str, name: str) -> Any:
         ("nodes.subjects", "MAX_SUBJECTS", "layout/value.mjs", "MAX_SUBJECTS"),
         ("nodes.layout.boxes", "LAYOUT_VERSION", "layout/value.mjs", "VERSION"),
         ("nodes.layout.boxes", "MAX_WEIGHT", "layout/value.mjs", "MAX_WEIGHT"),
+        ("nodes.layout.boxes", "MAX_POINTS", "layout/value.mjs", "MAX_POINTS"),
         ("nodes.layout.node", "LAYOUT_PROPERTY", "node/layout_node.mjs", "LAYOUT_PROPERTY"),
         ("nodes.layout.preview", "COLOURS", "layout/colours.mjs", "COLOURS"),
     ],

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
+import { followReferences } from "../../web/js/layout/arranging.mjs";
 import { Subjects } from "../../web/js/layout/subjects.mjs";
 import { MAX_SUBJECTS, MAX_WEIGHT, VERSION, writeValue } from "../../web/js/layout/value.mjs";
 
@@ -46,7 +47,7 @@ test("a newer value is left alone until the user starts over", () => {
   assert.equal(subjects.editable, false);
   assert.equal(subjects.boxesEditable, false);
   subjects.addUpTo(3);
-  assert.equal(subjects.reorder([], 0), false);
+  assert.equal(followReferences(subjects, [], 0), false);
   assert.equal(subjects.value, NEWER);
   calls = [];
   subjects.startOver();
@@ -66,7 +67,7 @@ test("each edit is written, shown and one undo step", () => {
     () => subjects.clearBox(1),
     () => subjects.clearBoxes(),
     () => subjects.addUpTo(6),
-    () => subjects.reorder([1, 0], 2),
+    () => followReferences(subjects, [1, 0], 2),
   ];
   for (const edit of edits) {
     calls = [];
@@ -104,10 +105,10 @@ test("selecting shows, edits nothing, and is done once", () => {
 
 test("subjects go with their references, those without one to the end", () => {
   subjects.select(0);
-  assert.equal(subjects.reorder([1, 2], 3), true);
+  assert.equal(followReferences(subjects, [1, 2], 3), true);
   assert.deepEqual(phrases(), ["b", "c", "a"]);
   assert.equal(subjects.selected, -1);
-  assert.equal(subjects.reorder([1, 0], 2), true);
+  assert.equal(followReferences(subjects, [1, 0], 2), true);
   assert.deepEqual(written(), ["c", "b", "a"]);
 });
 

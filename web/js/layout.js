@@ -7,7 +7,7 @@ import { LayoutNode } from "./node/layout_node.mjs";
 
 const MIN_WIDTH = 340; // of the canvas
 const MAX_HEIGHT = 560;
-const [ROW, MAX_ROWS] = [48, 6]; // height of a subject's, and how many show at once (layout.css)
+const [ROW, MAX_ROWS] = [48, 6]; // height of a subject's, and how many show at once (rows.css)
 
 /**
  * @param {import("./node/links.mjs").HostNode} node
@@ -22,7 +22,8 @@ function layoutWidget(node, name, data) {
     const [pictureWidth, pictureHeight] = editor.host.size();
     const width = Math.max(MIN_WIDTH, node.size?.[0] ?? 0) - 20;
     const canvas = Math.min(MAX_HEIGHT, Math.max(160, (width * pictureHeight) / pictureWidth));
-    return 22 + canvas + 30 + rows + 36; // 20 of it is the widget's margin
+    // The gap between the two bars comes off the canvas, so that nodes of earlier versions suffice.
+    return 44 + canvas + 30 + rows + 36; // 20 of it is the widget's margin
   };
   const widget = /** @type {DOMWidgetNode} */ (node).addDOMWidget(name, "msd_layout", holder, {
     getValue: () => editor.value,
@@ -37,7 +38,7 @@ function layoutWidget(node, name, data) {
   return { widget, minWidth: MIN_WIDTH + 20, minHeight: 420 };
 }
 
-for (const name of ["layout", "menu"]) {
+for (const name of ["layout", "rows", "menu"]) {
   const style = document.createElement("link");
   style.rel = "stylesheet";
   style.href = new URL(`./layout/${name}.css`, import.meta.url).href;

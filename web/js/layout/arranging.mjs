@@ -1,6 +1,8 @@
 // Subjects that move in the list or are copied, with what they are connected with.
 
 import { offsetBox } from "./geometry.mjs";
+import { orderByReferences } from "./order.mjs";
+import { fitShape, setShape } from "./polygon.mjs";
 
 /** @typedef {import("./subjects.mjs").Subjects} Subjects */
 
@@ -40,6 +42,23 @@ export function moveRow(subjects, from, to) {
 }
 
 /**
+ * Sort the subjects as their references are now. Those that lost their reference go to the end.
+ * @param {Subjects} subjects
+ * @param {number[]} remaining earlier indices of the subjects that still have a reference
+ * @param {number} count how many had one before
+ * @returns {boolean} whether anything moved
+ */
+export function followReferences(subjects, remaining, count) {
+  const { list } = subjects;
+  const order = orderByReferences(list.length, remaining, count);
+  if (!subjects.editable || !order) return false;
+  subjects.list = order.map((i) => list[i]);
+  subjects.selected = -1;
+  subjects.store();
+  return true;
+}
+
+/**
  * @param {Subjects} subjects
  * @param {number} from
  * @param {number} to
@@ -70,7 +89,7 @@ export function paste(subjects, subject, wires) {
   const { host, list } = subjects;
   if (subjects.full) return;
   const copy = structuredClone(subject);
-  if (copy.box) copy.box = offsetBox(copy.box);
+  if (copy.box) setShape(copy, fitShape(copy, offsetBox(copy.box)));
   subjects.selected = list.push(copy) - 1;
   if (wires && host.canConnect(wires)) {
     const target = host.referenceCount(); // before those that wait for theirs

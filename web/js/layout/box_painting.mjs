@@ -3,11 +3,11 @@
 import { isLeftOut } from "./arranging.mjs";
 import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { pixelsOf } from "./geometry.mjs";
-import { coveredCells } from "./grid.mjs";
+import { shownPolygon } from "./polygon.mjs";
+import { onCanvas, outline } from "./shape_painting.mjs";
 
 /** @typedef {CanvasRenderingContext2D} Pen */
 /** @typedef {import("./geometry.mjs").Rect} Rect */
-/** @typedef {import("./grid.mjs").Grid} Grid */
 /** @typedef {import("./value.mjs").Box} Box */
 
 const HATCHING = 12; // pixels from one line to the next
@@ -20,34 +20,6 @@ const HATCHING = 12; // pixels from one line to the next
  * @property {boolean} snapping
  * @property {boolean} showCells
  */
-
-/**
- * A box on the canvas.
- * @param {Rect} frame
- * @param {Box} box
- * @returns {Rect}
- */
-const onCanvas = (frame, [x0, y0, x1, y1]) => ({
-  x: frame.x + x0 * frame.w,
-  y: frame.y + y0 * frame.h,
-  w: (x1 - x0) * frame.w,
-  h: (y1 - y0) * frame.h,
-});
-
-/**
- * @param {Pen} pen
- * @param {Rect} frame
- * @param {number} index
- * @param {Box} box
- * @param {Grid} grid
- */
-export function paintCells(pen, frame, index, box, grid) {
-  const [c0, r0, c1, r1] = coveredCells(box, grid);
-  const [columns, rows] = grid;
-  const { x, y, w, h } = onCanvas(frame, [c0 / columns, r0 / rows, c1 / columns, r1 / rows]);
-  pen.fillStyle = `${colourOf(index)}55`;
-  pen.fillRect(x, y, w, h);
-}
 
 /**
  * @param {Pen} pen
@@ -65,14 +37,19 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
   const { phrase = "", off: isOff = false } = subjects.list[index] ?? {};
   const leftOut = isLeftOut(subjects, index);
   const off = isOff || leftOut;
+  const polygon = shownPolygon(subjects, index);
+  const border = new Path2D();
+  border.rect(x, y, w, h);
+  const path = polygon ? outline(frame, polygon) : border;
   pen.save();
-  pen.beginPath();
-  pen.rect(x, y, w, h);
-  pen.clip();
+  pen.clip(path);
   pen.fillStyle = colour + (selected ? "40" : index === hovered ? "33" : "22");
-  if (!off || selected) pen.fillRect(x, y, w, h);
+  if (!off || selected) pen.fill(path);
   if (image?.naturalWidth && !off) paintReference(pen, rect, image);
   if (isHatched(index)) paintHatching(pen, rect, colour);
+  pen.restore();
+  pen.save();
+  pen.clip(border);
   paintNumber(pen, rect, index);
   if (selected) {
     const pixels = pixelsOf(box, host.size());
@@ -86,17 +63,19 @@ export function paintBox(pen, frame, { host, hovered, subjects }, index, box) {
   pen.strokeStyle = colour;
   pen.lineWidth = selected ? 2.5 : 1.5;
   pen.setLineDash(subjects.boxesEditable && !region && !off ? [] : [5, 4]);
-  pen.strokeRect(x, y, w, h);
+  pen.stroke(path);
   pen.setLineDash([]);
+  pen.lineWidth = 0.5;
+  if (selected && polygon) pen.stroke(border); // its handles are on it
   if (selected && subjects.boxesEditable) paintHandles(pen, rect);
 }
 
 /**
  * @param {Pen} pen
- * @param {Rect} rect
+ * @param {{x: number, y: number}} corner
  * @param {number} index
  */
-function paintNumber(pen, { x, y }, index) {
+export function paintNumber(pen, { x, y }, index) {
   pen.fillStyle = colourOf(index);
   pen.beginPath();
   pen.roundRect(x, y, 22, 18, isHatched(index) ? 9 : 0);

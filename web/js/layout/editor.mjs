@@ -16,21 +16,25 @@ import { Stage } from "./stage.mjs";
 import { Subjects } from "./subjects.mjs";
 import { Toolbar } from "./toolbar.mjs";
 
+// What all editors of the page share, as undo creates editors again: whether shapes are drawn freehand.
+const page = { lasso: false };
+
 export class LayoutEditor {
   /** @param {import("./host.mjs").Host} host */
   constructor(host) {
     this.host = host;
     this.subjects = new Subjects(host, () => this.refresh());
     this.stage = new Stage(host, () => this.paint());
-    this.toolbar = new Toolbar(host, this.subjects, () => this.pictures.pick(-1));
+    this.toolbar = new Toolbar(host, this.subjects, page, () => this.pictures.pick(-1));
     this.note = new Note(host, this.subjects);
     this.rows = new Rows(host, this.subjects, {
       focusCanvas: () => this.stage.focus(),
       pick: (index) => this.pictures.pick(index),
     });
-    this.gestures = new Gestures(this.stage, this.subjects, host, () =>
-      host.view().snapping ? gridOf(host.size()) : null,
-    );
+    this.gestures = new Gestures(this.stage, this.subjects, host, {
+      snapGrid: () => (host.view().snapping ? gridOf(host.size()) : null),
+      isLasso: () => page.lasso,
+    });
     this.root = element(
       "div",
       { className: "msd-layout" },

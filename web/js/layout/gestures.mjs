@@ -1,8 +1,11 @@
-// Drawing, moving and resizing boxes with a mouse or a finger.
+// Drawing, moving and resizing boxes, and shapes drawn freehand, with a mouse or a finger.
 
 import { drawBox, hit, moveBox, resizeBox } from "./geometry.mjs";
+import { fitShape, setShape, shapeOf, shapeOfLine } from "./polygon.mjs";
+import { boxAround, clamp, MAX_POINTS } from "./value.mjs";
 
-/** @typedef {import("./value.mjs").Box} Box */
+/** @typedef {import("./value.mjs").Shape} Shape */
+/** @typedef {import("./value.mjs").Polygon} Polygon */
 /** @typedef {import("./geometry.mjs").Grip} Grip */
 /** @typedef {import("./geometry.mjs").Point} Point */
 
@@ -13,7 +16,8 @@ import { drawBox, hit, moveBox, resizeBox } from "./geometry.mjs";
  * @property {Point} start the same in the picture
  * @property {Grip | "new"} grip
  * @property {number} index of the subject; -1 until a new box has one
- * @property {Box | null} box as it was before
+ * @property {Shape} shape as it was before
+ * @property {Polygon | null} line that is drawn freehand
  * @property {boolean} begun false while it may still be a click
  * @property {boolean} added whether the subject is new
  * @property {{index: number, by: import("./subjects.mjs").SelectedBy}} before what was selected
@@ -32,18 +36,36 @@ const CURSORS = {
   bl: "nesw-resize",
 };
 
+/**
+ * Lengthen a line, inside the picture.
+ * @param {Polygon} line
+ * @param {Point[]} points
+ */
+function drawLine(line, points) {
+  for (const { x, y } of points) line.push([clamp(x, 0, 1), clamp(y, 0, 1)]);
+}
+
+/**
+ * @param {Shape} a
+ * @param {Shape} b
+ */
+const sameShape = (a, b) => JSON.stringify(shapeOf(a)) === JSON.stringify(shapeOf(b));
+
 export class Gestures {
   /**
    * @param {import("./stage.mjs").Stage} stage
    * @param {import("./subjects.mjs").Subjects} subjects
    * @param {Pick<import("./host.mjs").Host, "reference" | "onOtherButton">} host
-   * @param {() => import("./grid.mjs").Grid | null} snapGrid
+   * @param {object} tool
+   * @param {() => import("./grid.mjs").Grid | null} tool.snapGrid
+   * @param {() => boolean} tool.isLasso whether a drag draws freehand
    */
-  constructor(stage, subjects, host, snapGrid) {
+  constructor(stage, subjects, host, { snapGrid, isLasso }) {
     this.stage = stage;
     this.subjects = subjects;
     this.host = host;
     this.snapGrid = snapGrid;
+    this.isLasso = isLasso;
     /** @type {Drag | null} */
     this.drag = null;
     this.hovered = -1;
@@ -71,7 +93,8 @@ export class Gestures {
     if (this.drag) return; // another finger
     this.stage.focus();
     const start = this.stage.pointer(event);
-    let found = event.shiftKey ? null : this.hit(event, event.altKey);
+    const lasso = this.isLasso();
+    let found = event.shiftKey || lasso ? null : this.hit(event, event.altKey);
     if (found && found.index >= this.subjects.list.length) found = null; // a linked box without subject
     const before = { index: this.subjects.selected, by: this.subjects.selectedBy };
     this.subjects.select(found?.index ?? -1, "canvas");
@@ -82,7 +105,8 @@ export class Gestures {
       start,
       grip: found?.grip ?? "new",
       index: found?.index ?? -1,
-      box: found && this.subjects.list[found.index].box,
+      shape: found ? shapeOf(this.subjects.list[found.index]) : { box: null },
+      line: lasso ? [] : null,
       begun: false,
       added: false,
       before,
@@ -109,17 +133,19 @@ export class Gestures {
    */
   dragTo(drag, to) {
     const { list } = this.subjects;
-    const { start, grip, box } = drag;
+    const { start, grip, shape, line } = drag;
     const by = { x: to.x - start.x, y: to.y - start.y };
     if (grip === "new") {
       if (drag.index < 0 && !this.giveSubject(drag)) return;
-      list[drag.index].box = drawBox(start, to, this.snapGrid());
-    } else if (box) {
+      if (line) drawLine(line, line.length ? [to] : [start, to]);
+      const box = line ? boxAround(line) : drawBox(start, to, this.snapGrid());
+      setShape(list[drag.index], line ? { box, polygon: line } : { box });
+    } else if (shape.box) {
       const moved =
         grip === "move"
-          ? moveBox(box, by, this.snapGrid())
-          : resizeBox(box, grip, by, this.snapGrid());
-      list[drag.index].box = moved;
+          ? moveBox(shape.box, by, this.snapGrid())
+          : resizeBox(shape.box, grip, by, this.snapGrid());
+      setShape(list[drag.index], fitShape(shape, moved));
     }
   }
 
@@ -139,7 +165,7 @@ export class Gestures {
     if (own < 0 && subjects.full) return false;
     drag.added = own < 0;
     drag.index = own < 0 ? subjects.add() : own;
-    drag.box = subjects.list[drag.index].box;
+    drag.shape = shapeOf(subjects.list[drag.index]);
     subjects.selected = drag.index;
     return true;
   }
@@ -149,9 +175,14 @@ export class Gestures {
     const { drag, subjects } = this;
     if (!drag || event.pointerId !== drag.pointer) return;
     event.stopPropagation();
+    const subject = subjects.list[drag.index];
+    if (subject && drag.line) {
+      const shape = shapeOfLine(drag.line, 1 / this.stage.frame().w, MAX_POINTS);
+      if (!shape) return this.cancel();
+      setShape(subject, shape);
+    }
     this.drag = null;
-    const box = subjects.list[drag.index]?.box;
-    const changed = box && !box.every((edge, i) => edge === drag.box?.[i]);
+    const changed = subject?.box && !sameShape(subject, drag.shape);
     if (changed) subjects.store();
     else subjects.refresh();
   }
@@ -162,7 +193,7 @@ export class Gestures {
     if (!drag) return;
     this.drag = null;
     if (drag.added) subjects.list.splice(drag.index, 1);
-    else if (drag.index >= 0) subjects.list[drag.index].box = drag.box;
+    else if (drag.index >= 0) setShape(subjects.list[drag.index], drag.shape);
     subjects.select(-1);
     subjects.refresh();
   }
@@ -174,7 +205,7 @@ export class Gestures {
 
   /** @param {PointerEvent} event */
   onHover(event) {
-    const found = this.hit(event);
+    const found = this.isLasso() ? null : this.hit(event);
     this.hover(found?.index ?? -1);
     const cursor = found ? CURSORS[found.grip] : "crosshair";
     this.stage.canvas.style.cursor = this.subjects.boxesEditable ? cursor : "default";

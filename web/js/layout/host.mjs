@@ -4,10 +4,22 @@
 /** @typedef {import("./geometry.mjs").Size} Size */
 
 /**
+ * A mask of the whole picture: a canvas as opaque as the mask is white, and the box around it.
+ * @typedef {{canvas: OffscreenCanvas, box: Box | null}} Mask
+ */
+
+/**
+ * How the picture behind the boxes is shown.
+ * @typedef {{on: boolean, opacity: number}} Backdrop
+ */
+
+/**
  * @typedef {object} Reference
  * @property {boolean} linked whether there is one
  * @property {HTMLImageElement | null} image null while it is unknown
  * @property {boolean} region whether a mask says where the subject goes
+ * @property {boolean} inverted whether its mask looked so in the last run
+ * @property {Mask | null} mask that of the region, as far as the page knows
  */
 
 /** @typedef {{snapping: boolean, showCells: boolean}} View whether boxes snap to the grid, and whether the cells that they cover are shown */
@@ -25,7 +37,14 @@
  * @property {(view: View) => void} setView
  * @property {(file: File) => Promise<string>} upload its name on the server
  * @property {(index: number, name: string) => Promise<void>} giveReference a file of the server
- * @property {() => unknown[] | null} linkedBoxes of the last run if boxes are linked, else null
+ * @property {(index: number) => string | null} encoded address of the reference as the encoder saw it
+ * @property {(index: number) => void} invertMask of the reference
+ * @property {(index: number) => boolean} canPaintMask whether the region can be painted
+ * @property {(index: number) => Promise<void>} paintMask open the host's mask editor for the region
+ * @property {() => unknown[] | null} linkedBoxes if boxes are linked, as far as known; else null
+ * @property {() => boolean} linkedBoxesLive whether they are those that a run would have now
+ * @property {() => Backdrop & {image: HTMLImageElement | null}} backdrop the picture behind the boxes
+ * @property {(settings: Backdrop) => void} setBackdrop
  * @property {() => void} onChange an edit is complete: time for an undo step
  * @property {(index: number) => void} onRemove a subject was removed: its links go too, and the undo
  *   step follows

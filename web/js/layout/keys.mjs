@@ -3,6 +3,7 @@
 import { duplicate, moveRow } from "./arranging.mjs";
 import { growBox, moveBox } from "./geometry.mjs";
 import { gridOf } from "./grid.mjs";
+import { fitShape, setShape } from "./polygon.mjs";
 
 const NUDGE = 8; // pixels of the picture, one of its latent, that an arrow key moves by
 /** @type {Record<string, [number, number]>} */
@@ -122,7 +123,8 @@ export class Keys {
       ? gridOf(size).map((cells) => 1 / cells)
       : size.map((edge) => NUDGE / edge);
     const by = { x: right * x, y: down * y };
-    subject.box = resize ? growBox(subject.box, by) : moveBox(subject.box, by, null);
+    const box = resize ? growBox(subject.box, by) : moveBox(subject.box, by, null);
+    setShape(subject, fitShape(subject, box));
     subjects.store(false);
   }
 }

@@ -2,6 +2,7 @@
 
 import { element, textButton } from "./elements.mjs";
 import { alignBox } from "./geometry.mjs";
+import { setShape } from "./polygon.mjs";
 
 /** @typedef {import("./geometry.mjs").Edge} Edge */
 
@@ -77,6 +78,8 @@ export class Menu {
     const { list } = subjects;
     const items = [];
     const { box, off } = list[index];
+    const encoded = this.host.encoded(index);
+    if (encoded) items.push(this.encodedPicture(encoded));
     if (subjects.boxesEditable && box) items.push(this.alignment(index, box));
     if (subjects.boxesEditable)
       for (const [other, { phrase }] of list.entries()) {
@@ -84,9 +87,32 @@ export class Menu {
         const words = text("swapBoxes", { n: other + 1, phrase });
         items.push(this.item(words, () => subjects.swapBoxes(index, other)));
       }
+    const around = this.host.reference(index).mask?.box;
+    if (around && subjects.boxesEditable)
+      items.push(this.item(text("boxFromMask"), () => this.setBox(index, around)));
+    if (this.host.canPaintMask(index))
+      items.push(this.item(text("paintMask"), () => this.host.paintMask(index)));
     items.push(this.item(text(off ? "switchOn" : "switchOff"), () => subjects.toggle(index)));
     items.push(this.item(text("remove"), () => subjects.remove(index)));
     return items;
+  }
+
+  /** The reference as the encoder saw it. @param {string} address */
+  encodedPicture(address) {
+    const words = this.host.text("encoded");
+    const caption = element("figcaption", { textContent: words });
+    const picture = element("img", { src: address, alt: words });
+    return element("figure", { className: "msd-encoded" }, caption, picture);
+  }
+
+  /**
+   * Give a subject a box in place of any shape.
+   * @param {number} index
+   * @param {import("./value.mjs").Box} box
+   */
+  setBox(index, box) {
+    setShape(this.subjects.list[index], { box });
+    this.subjects.store();
   }
 
   /**

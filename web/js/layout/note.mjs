@@ -72,8 +72,7 @@ export class Note {
         words: text("corrected"),
         button: textButton(text("correct"), () => subjects.store()),
       };
-    if (!subjects.boxesEditable)
-      return { words: text(boxes.length ? "linkedBoxes" : "linkedBoxesUnknown") };
+    if (!subjects.boxesEditable) return { words: text(this.boxesKind(boxes.length)) };
     if (list.length && list.every(({ off }) => off)) return { words: text("allOff") };
     for (const [i, { off }] of list.entries()) {
       if (off) continue;
@@ -82,6 +81,12 @@ export class Note {
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
     }
     return { words: text(list.length ? "order" : "empty"), complete: list.length > 0 };
+  }
+
+  /** @param {number} count of linked boxes */
+  boxesKind(count) {
+    if (this.host.linkedBoxesLive()) return "linkedBoxesLive";
+    return count ? "linkedBoxes" : "linkedBoxesUnknown";
   }
 
   /** @param {number} index of a subject */

@@ -1,7 +1,8 @@
 // What the layout editor's canvas shows.
 
-import { paintBox, paintCells } from "./box_painting.mjs";
+import { paintBox, paintNumber } from "./box_painting.mjs";
 import { gridOf } from "./grid.mjs";
+import { onCanvas, paintCells, paintMask } from "./shape_painting.mjs";
 import { clamp } from "./value.mjs";
 
 /** @typedef {import("./box_painting.mjs").Pen} Pen */
@@ -17,15 +18,27 @@ export function paint(stage, scene) {
   const frame = stage.frame();
   pen.fillStyle = "#1b1d22";
   pen.fillRect(frame.x, frame.y, frame.w, frame.h);
+  const { image, on, opacity } = scene.host.backdrop();
+  if (image && on) {
+    pen.globalAlpha = opacity;
+    pen.drawImage(image, frame.x, frame.y, frame.w, frame.h);
+    pen.globalAlpha = 1;
+  }
   const grid = gridOf(stage.size());
   if (scene.snapping || scene.showCells) paintGrid(pen, frame, grid);
-  const { boxes, boxesEditable, selected } = scene.subjects;
+  const { boxes, boxesEditable, list, selected } = scene.subjects;
+  for (const [index, { off }] of list.entries()) {
+    const { mask } = scene.host.reference(index);
+    if (!mask || off) continue;
+    paintMask(pen, frame, index, mask);
+    if (mask.box && !boxes[index]) paintNumber(pen, onCanvas(frame, mask.box), index);
+  }
   const isLast = (/** @type {number} */ index) => Number(index === selected);
   const order = [...boxes.keys()].sort((a, b) => isLast(a) - isLast(b));
   for (const index of order) {
     const box = boxes[index];
     if (!box) continue;
-    if (scene.showCells) paintCells(pen, frame, index, box, grid);
+    if (scene.showCells) paintCells(pen, frame, scene, index, box, grid);
     paintBox(pen, frame, scene, index, box);
   }
   pen.strokeStyle = document.activeElement === stage.canvas ? "#56B4E9" : "#555";

@@ -2,6 +2,8 @@
 // the common ones. Box 1 is the first subject's, in reading order: left to right, then top to bottom;
 // what lies behind everything comes last.
 
+import { setShape } from "./polygon.mjs";
+
 /** @typedef {import("./value.mjs").Box} Box */
 /** @typedef {import("./value.mjs").Subject} Subject */
 /** @typedef {keyof typeof PRESETS} PresetName */
@@ -36,7 +38,8 @@ export const PRESET_NAMES = /** @type {PresetName[]} */ (Object.keys(PRESETS));
 export function applyPreset(subjects, name) {
   const preset = PRESETS[name];
   return Array.from({ length: Math.max(preset.length, subjects.length) }, (_, i) => {
-    const subject = subjects[i] ?? { phrase: "", box: null, weight: 1 };
-    return { ...subject, box: preset[i] ? [...preset[i]] : subject.box };
+    const subject = { ...(subjects[i] ?? { phrase: "", box: null, weight: 1 }) };
+    if (preset[i]) setShape(subject, { box: [...preset[i]] });
+    return subject;
   });
 }

@@ -2,6 +2,7 @@
 
 import { colourOf, inkOn, isHatched } from "./colours.mjs";
 import { element, textButton } from "./elements.mjs";
+import { shownPolygon } from "./polygon.mjs";
 import { MAX_LETTERS, MAX_WEIGHT } from "./value.mjs";
 
 // One clear pixel: without a source the browser would draw its sign of a broken image.
@@ -16,11 +17,11 @@ const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAA
 export class Row {
   /**
    * @param {number} index
-   * @param {Pick<import("./host.mjs").Host, "text" | "onChange">} host
+   * @param {Pick<import("./host.mjs").Host, "text" | "onChange" | "invertMask">} host
    * @param {import("./subjects.mjs").Subjects} subjects
    * @param {Actions} actions
    */
-  constructor(index, { text, onChange }, subjects, { focusCanvas, pick }) {
+  constructor(index, { text, onChange, invertMask }, subjects, { focusCanvas, pick }) {
     this.index = index;
     this.text = text;
     this.subjects = subjects;
@@ -55,6 +56,10 @@ export class Row {
       role: "switch",
       "aria-label": text("onOf", number),
     });
+    this.invert = textButton(text("invertMask"), () => invertMask(index), {
+      className: "msd-button msd-invert",
+      title: text("invertMaskHint"),
+    });
     const remove = textButton(
       "×",
       () => {
@@ -72,10 +77,15 @@ export class Row {
       this.on,
       remove,
       element(
-        "label",
-        { className: "msd-label", title: text("weightHint") },
-        element("span", { textContent: text("weight") }),
-        this.weight,
+        "div",
+        { className: "msd-label" },
+        element(
+          "label",
+          { className: "msd-label", title: text("weightHint") },
+          element("span", { textContent: text("weight") }),
+          this.weight,
+        ),
+        this.invert,
       ),
       this.box,
     );
@@ -129,13 +139,15 @@ export class Row {
    * @param {import("./host.mjs").Reference} reference
    * @param {boolean} leftOut for want of the reference
    */
-  refresh({ phrase, weight, off }, box, { linked, image, region }, leftOut) {
+  refresh({ phrase, weight, off }, box, { linked, image, region, inverted }, leftOut) {
+    const shaped = shownPolygon(this.subjects, this.index);
     const { text, index } = this;
     this.root.setAttribute("aria-current", String(index === this.subjects.selected));
     if (this.phrase.value !== phrase) this.phrase.value = phrase;
     // A weight that is being typed stays; one that is set from elsewhere, as by undo, is shown.
     if (this.weight.dataset.shown !== String(weight))
       this.weight.dataset.shown = this.weight.value = String(weight);
+    this.invert.hidden = !inverted;
     this.root.dataset.off = String(Boolean(off || leftOut));
     this.on.setAttribute("aria-checked", String(!off));
     this.on.textContent = text(off ? "off" : "on");
@@ -143,7 +155,8 @@ export class Row {
     this.thumb.src = image?.src || BLANK;
     this.thumb.dataset.missing = String(!image?.src);
     this.thumb.alt = text(linked ? "referenceOf" : "noReferenceOf", { n: index + 1 });
-    const kind = leftOut ? "noReference" : region ? "mask" : box ? "box" : "noBox";
+    const placed = region ? "mask" : shaped ? "shape" : box ? "box" : "noBox";
+    const kind = leftOut ? "noReference" : placed;
     this.box.textContent = text(kind);
     this.box.title = text(`${kind}Hint`);
     this.box.dataset.missing = String(kind.startsWith("no"));

@@ -1,6 +1,6 @@
 // The subjects of a layout and every edit of them. `refresh` is called after each.
 
-import { orderByReferences } from "./order.mjs";
+import { fitShape, setShape, swapShapes } from "./polygon.mjs";
 import { applyPreset } from "./presets.mjs";
 import {
   clamp,
@@ -137,17 +137,18 @@ export class Subjects {
    */
   clearBox(index) {
     if (!this.boxesEditable || !this.list[index].box) return false;
-    this.list[index].box = null;
+    setShape(this.list[index], { box: null });
     this.store();
     return true;
   }
 
   /**
+   * Move or scale a subject into a box.
    * @param {number} index
    * @param {Box} box
    */
   setBox(index, box) {
-    this.list[index].box = box;
+    setShape(this.list[index], fitShape(this.list[index], box));
     this.store();
   }
 
@@ -156,8 +157,7 @@ export class Subjects {
    * @param {number} other
    */
   swapBoxes(index, other) {
-    const [one, two] = [this.list[index], this.list[other]];
-    [one.box, two.box] = [two.box, one.box];
+    swapShapes(this.list[index], this.list[other]);
     this.store();
   }
 
@@ -168,23 +168,8 @@ export class Subjects {
   }
 
   clearBoxes() {
-    for (const subject of this.list) subject.box = null;
+    for (const subject of this.list) setShape(subject, { box: null });
     this.store();
-  }
-
-  /**
-   * Sort the subjects as their references are now. Those that lost their reference go to the end.
-   * @param {number[]} remaining earlier indices of the subjects that still have a reference
-   * @param {number} count how many had one before
-   * @returns {boolean} whether anything moved
-   */
-  reorder(remaining, count) {
-    const order = orderByReferences(this.list.length, remaining, count);
-    if (!this.editable || !order) return false;
-    this.list = order.map((i) => this.list[i]);
-    this.selected = -1;
-    this.store();
-    return true;
   }
 
   /**

@@ -1,10 +1,13 @@
 // The layout's value as workflow files hold it:
 //   {"version": 1, "subjects": [{"phrase": text, "box": [x0, y0, x1, y1] or null, "weight": number,
-//    "off": true where it is left out of the run}]}
+//    "off": true where it is left out of the run,
+//    "polygon": [[x, y], ...] where it has a shape, with the box around it}]}
 // Boxes are normalised: in 0..1 from the picture's top left corner. nodes/layout/boxes.py reads the same.
 
 /** @typedef {[number, number, number, number]} Box x0, y0, x1, y1 in 0..1 */
-/** @typedef {{phrase: string, box: Box | null, weight: number, off?: true}} Subject off: not in the run */
+/** @typedef {[number, number][]} Polygon points x, y in 0..1 */
+/** @typedef {{box: Box | null, polygon?: Polygon}} Shape a polygon's box is the one around it */
+/** @typedef {Shape & {phrase: string, weight: number, off?: true}} Subject off: not in the run */
 /** @typedef {"newer" | "unreadable" | "tooMany"} Fault why a value can't be edited */
 
 export const VERSION = 1;
@@ -12,6 +15,7 @@ export const MAX_SUBJECTS = 16;
 export const MAX_LETTERS = 500; // of a phrase
 export const MAX_WEIGHT = 10;
 export const MIN_EDGE = 0.01; // of a box
+export const MAX_POINTS = 1000; // of a polygon
 
 /**
  * @param {number} value
@@ -33,6 +37,9 @@ const down = (/** @type {number} */ value) => Math.floor(value * 1e5 + 1e-6) / 1
  * @returns {Box}
  */
 export const rounded = ([x0, y0, x1, y1]) => [up(x0), up(y0), down(x1), down(y1)];
+
+/** @type {(point: [number, number]) => [number, number]} */
+const roundedPoint = ([x, y]) => [Math.round(x * 1e4) / 1e4, Math.round(y * 1e4) / 1e4];
 
 /**
  * Read a value that may come from anyone's workflow file.
@@ -56,12 +63,38 @@ export function readValue(raw) {
  * @returns {Subject}
  */
 function readSubject(raw) {
+  const polygon = readPolygon(raw.polygon);
   return {
     phrase: typeof raw.phrase === "string" ? raw.phrase.slice(0, MAX_LETTERS) : "",
-    box: readBox(raw.box),
+    box: polygon ? readBox(boxAround(polygon)) : readBox(raw.box),
     weight: isNumber(raw.weight) ? clamp(raw.weight, 0, MAX_WEIGHT) : 1,
     ...(raw.off === true && { off: true }),
+    ...(polygon && { polygon }),
   };
+}
+
+/**
+ * A list of points in the picture, as many as there may be; all else is none.
+ * @param {unknown} raw
+ * @returns {Polygon | null}
+ */
+function readPolygon(raw) {
+  const isEdge = (/** @type {unknown} */ value) => isNumber(value) && value >= 0 && value <= 1;
+  const isPoint = (/** @type {unknown} */ point) =>
+    Array.isArray(point) && point.length === 2 && point.every(isEdge);
+  if (!Array.isArray(raw) || raw.length < 3 || raw.length > MAX_POINTS || !raw.every(isPoint))
+    return null;
+  return raw.map(([x, y]) => [x, y]);
+}
+
+/**
+ * The box around points.
+ * @param {Polygon} points
+ * @returns {Box}
+ */
+export function boxAround(points) {
+  const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
+  return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
 }
 
 /**
@@ -95,11 +128,12 @@ function span(a, b) {
 export function wasCorrected(subjects, raw) {
   const isZero = (/** @type {unknown} */ box) =>
     Array.isArray(box) && box.every((edge) => edge === 0);
-  const fields = (/** @type {any} */ { phrase = "", box, weight = 1, off = false }) => [
+  const fields = (/** @type {any} */ { phrase = "", box, weight = 1, off = false, polygon }) => [
     phrase,
-    isZero(box) ? null : (box ?? null),
+    polygon || isZero(box) ? null : (box ?? null), // a polygon goes before its box
     weight,
     off,
+    polygon ?? null,
   ];
   return JSON.stringify(subjects.map(fields)) !== JSON.stringify((raw?.subjects ?? []).map(fields));
 }
@@ -111,11 +145,15 @@ export function wasCorrected(subjects, raw) {
 export function writeValue(subjects) {
   return {
     version: VERSION,
-    subjects: subjects.map(({ phrase, box, weight, off }) => ({
-      phrase,
-      box: box && rounded(box),
-      weight,
-      ...(off && { off }),
-    })),
+    subjects: subjects.map(({ phrase, box, weight, off, polygon }) => {
+      const points = polygon?.map(roundedPoint);
+      return {
+        phrase,
+        box: points ? boxAround(points) : box && rounded(box),
+        weight,
+        ...(off && { off }),
+        ...(points && { polygon: points }),
+      };
+    }),
   };
 }

@@ -1,6 +1,7 @@
 // The images of the references.
 
 import { api } from "../../../../scripts/api.js";
+import { copyName, outputOf } from "./last_run.mjs";
 import { linkOf } from "./links.mjs";
 import { sourceOf } from "./sources.mjs";
 
@@ -14,16 +15,16 @@ const FILE = /^(?:(.*)\/)?([^/]*?)(?: \[(input|output|temp)\])?$/s; // folder, n
  * @param {string} subfolder
  * @param {string} type
  */
-function imageAddress(filename, subfolder, type) {
+export function imageAddress(filename, subfolder, type) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 
 /**
- * Address of a reference's image, or null.
- * @param {HostNode | undefined} node where it comes from
+ * Address of a file that a node loads, or of a copy that the last run saved; null if there is none.
+ * @param {HostNode | undefined} node the loader
  * @param {string | undefined} thumbnail name of the last run's copy
  */
-export function referenceAddress(node, thumbnail) {
+export function pictureAddress(node, thumbnail) {
   const file = node && loadedFile(node);
   const match = typeof file === "string" ? FILE.exec(file) : null;
   if (match) return imageAddress(match[2], match[1] ?? "", match[3] ?? "input");
@@ -31,13 +32,29 @@ export function referenceAddress(node, thumbnail) {
 }
 
 /**
- * The file that a Load Image node loads.
+ * The file that a Load Image or Load Image (as Mask) node loads.
  * @param {HostNode} node
  */
 function loadedFile(node) {
-  if (node.comfyClass !== "LoadImage") return undefined;
+  if (node.comfyClass !== "LoadImage" && node.comfyClass !== "LoadImageMask") return undefined;
   if (linkOf(node, "image")) return sourceOf(node, "image")?.value; // of the subgraph's node around it
   return node.widgets?.find((widget) => widget.name === "image")?.value;
+}
+
+/**
+ * Address of the last run's copy of a reference as the encoder saw it, null if there is none.
+ * @param {HostNode} node of the layout
+ * @param {import("./last_run.mjs").Run | null} run
+ * @param {number} index of the subject
+ */
+export function encodedAddress(node, run, index) {
+  if (!run?.references[index] || !node.graph) return null;
+  const encoder = node.graph.nodes.find(
+    (one) => one.comfyClass === "MSDEncodeReferences" && sourceOf(one, "subjects")?.node === node,
+  );
+  const place = run.references.slice(0, index).filter(Boolean).length; // without those that were off
+  const name = copyName(String(encoder && outputOf(encoder)?.msd_encoded?.[place]));
+  return name ? imageAddress(name, "", "temp") : null;
 }
 
 export class ReferenceImages {

@@ -5,11 +5,16 @@ import { api } from "../../../../scripts/api.js";
 import { app } from "../../../../scripts/app.js";
 import { LayoutEditor } from "../layout/editor.mjs";
 import { text } from "../layout/texts.mjs";
+import { after } from "./after.mjs";
+import { Backdrop } from "./backdrop.mjs";
 import { afterFrames } from "./frames.mjs";
 import { EditorHolder } from "./holder.mjs";
+import { encodedAddress } from "./images.mjs";
 import { LastRun } from "./last_run.mjs";
+import { drawnBoxes } from "./linked_boxes.mjs";
 import { linkOf } from "./links.mjs";
 import { upload } from "./load_image.mjs";
+import { isPaintable, paintMask } from "./mask_nodes.mjs";
 import { positivePrompt } from "./prompt.mjs";
 import { References } from "./references.mjs";
 import { pixels, setPixels } from "./size.mjs";
@@ -17,27 +22,12 @@ import { hasReferenceGap, referenceLinks, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
 import { setView, viewOf } from "./view.mjs";
-import "./wheel.mjs";
+import { forwardWheel, isInGraph } from "./wheel.mjs";
 
 const MAX_WAITS = 30; // for the host to move links, two frames each
 // Property of the node that holds a copy of the value. A front end that doesn't load our files saves
 // it, while it loses the widget's value; the node then runs with it (nodes/layout/node.py).
 export const LAYOUT_PROPERTY = "msd_layout";
-
-/**
- * Call `then` after an object's own handler.
- * @param {any} object
- * @param {string} name
- * @param {(...given: any[]) => void} then
- */
-function after(object, name, then) {
-  const own = object[name];
-  object[name] = function (/** @type {any[]} */ ...given) {
-    const result = own?.apply(this, given);
-    then.apply(this, given);
-    return result;
-  };
-}
 
 export class LayoutNode {
   /** @param {import("./links.mjs").HostNode} node */
@@ -45,11 +35,13 @@ export class LayoutNode {
     this.node = node;
     this.lastRun = new LastRun(node, () => this.references.images.dropThumbnails());
     this.references = new References(node, this.lastRun, () => this.editor.refresh());
+    this.backdrop = new Backdrop(node, this.lastRun, () => this.editor.stage.draw());
     this.editor = new LayoutEditor(this.createHost());
     this.holder = new EditorHolder();
     this.refresh = this.refresh.bind(this);
+    this.followBoxes = this.followBoxes.bind(this);
     this.followNode();
-    this.forwardWheel();
+    forwardWheel(this.editor.root);
     queueMicrotask(() => {
       this.followSizeWidgets();
       this.refresh();
@@ -59,7 +51,8 @@ export class LayoutNode {
   /** @returns {import("../layout/host.mjs").Host} */
   createHost() {
     const { node } = this;
-    return {
+    /** @type {import("../layout/host.mjs").Host} */
+    const host = {
       size: () => {
         const size = this.lastRun.get()?.size ?? [];
         return [pixels(node, "width", size[0]), pixels(node, "height", size[1])];
@@ -76,8 +69,22 @@ export class LayoutNode {
       setView: (view) => setView(node, view),
       upload,
       giveReference: (index, name) => this.references.give(index, name),
-      linkedBoxes: () =>
-        sourceOf(node, "boxes") === null ? null : (this.lastRun.get()?.boxes ?? []),
+      encoded: (index) => encodedAddress(node, this.lastRun.get(), index),
+      invertMask: (index) => {
+        this.references.invert(index);
+        this.refresh();
+      },
+      canPaintMask: (index) => isPaintable(node, index),
+      paintMask: (index) =>
+        paintMask(node, index, async () => upload(await this.backdrop.file(host.size()))),
+      linkedBoxes: () => {
+        const source = sourceOf(node, "boxes");
+        if (source === null) return null;
+        return drawnBoxes(source, host.size()) ?? this.lastRun.get()?.boxes ?? [];
+      },
+      linkedBoxesLive: () => drawnBoxes(sourceOf(node, "boxes"), host.size()) !== null,
+      backdrop: () => ({ image: this.backdrop.picture(host.size()), ...this.backdrop.settings }),
+      setBackdrop: (settings) => Object.assign(this.backdrop, { settings }),
       onChange: endUndoStep,
       onRemove: (index) => {
         holdUndoStep();
@@ -95,10 +102,11 @@ export class LayoutNode {
       },
       onRows: () => this.growNode(),
       onOtherButton: (event) => {
-        if (event.button === 1 && this.isInGraph()) app.canvas.processMouseDown(event);
+        if (event.button === 1 && isInGraph(this.editor.root)) app.canvas.processMouseDown(event);
       },
       text,
     };
+    return host;
   }
 
   /** Make the node large enough for its rows. */
@@ -114,24 +122,6 @@ export class LayoutNode {
     });
   }
 
-  isInGraph() {
-    return Boolean(this.editor.root.closest(".graph-canvas-container"));
-  }
-
-  /** The wheel zooms the graph, as everywhere else in it. */
-  forwardWheel() {
-    this.editor.root.addEventListener(
-      "wheel",
-      (event) => {
-        if (!this.isInGraph()) return;
-        event.preventDefault();
-        event.stopPropagation();
-        app.canvas.processMouseWheel(event);
-      },
-      { passive: false },
-    );
-  }
-
   hold() {
     const { graph, id } = this.node;
     if (graph) this.holder.hold(this.editor, `${graph.id}:${id}`);
@@ -141,6 +131,11 @@ export class LayoutNode {
     if (!this.node.graph) return;
     this.hold();
     this.editor.refresh();
+  }
+
+  /** Boxes are drawn on another node; its editor keeps that from the undo history. */
+  followBoxes() {
+    if (this.editor.host.linkedBoxesLive()) afterFrames(2, this.refresh);
   }
 
   followNode() {
@@ -154,12 +149,16 @@ export class LayoutNode {
     after(node, "onAdded", () => {
       this.hold();
       editor.stage.watch();
+      this.backdrop.watch();
       // Another image in a linked Load Image, another number in a linked width
       api.addEventListener("graphChanged", this.refresh);
+      window.addEventListener("pointerup", this.followBoxes, true);
     });
     after(node, "onRemoved", () => {
       api.removeEventListener("graphChanged", this.refresh);
+      window.removeEventListener("pointerup", this.followBoxes, true);
       editor.stage.unwatch();
+      this.backdrop.unwatch();
     });
   }
 

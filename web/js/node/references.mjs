@@ -1,10 +1,13 @@
 // The node's references: what the editor shows of each, and which subject each belongs to.
 
+import { followReferences } from "../layout/arranging.mjs";
 import { MAX_SUBJECTS } from "../layout/value.mjs";
 import { nextFrame } from "./frames.mjs";
-import { ReferenceImages, referenceAddress } from "./images.mjs";
+import { pictureAddress, ReferenceImages } from "./images.mjs";
 import { slotOf } from "./links.mjs";
 import { addLoader, isOpenLoader, setFile } from "./load_image.mjs";
+import { invertMask, maskOrigin } from "./mask_nodes.mjs";
+import { COPY, fileMask, readMask } from "./region_masks.mjs";
 import {
   connectSubject,
   disconnectSubject,
@@ -40,12 +43,39 @@ export class References {
   get(index) {
     const source = sourceOf(this.node, referenceSocket(index));
     const thumbnail = this.lastRun.get()?.references[index];
-    const address = source === null ? null : referenceAddress(source?.node, thumbnail);
+    const address = source === null ? null : pictureAddress(source?.node, thumbnail);
+    const region = sourceOf(this.node, regionSocket(index));
     return {
       linked: source !== null,
       image: address ? this.images.get(address) : null,
-      region: sourceOf(this.node, regionSocket(index)) !== null,
+      region: region !== null,
+      inverted: this.isInverted(index),
+      mask: region === null ? null : this.mask(region, index),
     };
+  }
+
+  /** Whether the last run found a mask inverted that can be turned. @param {number} index */
+  isInverted(index) {
+    const found = this.lastRun.get()?.inverted.includes(index + 1) ?? false;
+    return found && maskOrigin(this.node, index) !== null;
+  }
+
+  /** @param {number} index */
+  invert(index) {
+    invertMask(this.node, index);
+    this.lastRun.dropInverted(index + 1);
+  }
+
+  /**
+   * The mask on a region socket, as far as the page can know it.
+   * @param {import("./sources.mjs").Source} region
+   * @param {number} index
+   */
+  mask(region, index) {
+    const copy = this.lastRun.get()?.regions[index];
+    const mask = fileMask(region) ?? COPY;
+    const address = pictureAddress(mask.loader ?? undefined, copy);
+    return address ? readMask(this.images.get(address), mask) : null;
   }
 
   /**
@@ -84,7 +114,7 @@ export class References {
     const links = referenceLinks(this.node);
     if (links.every((link) => this.links.includes(link))) {
       const remaining = links.map((link) => this.links.indexOf(link));
-      if (subjects.reorder(remaining, this.links.length)) this.lastRun.forget();
+      if (followReferences(subjects, remaining, this.links.length)) this.lastRun.forget();
     }
     this.links = links;
     subjects.addUpTo(links.length);

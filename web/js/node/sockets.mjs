@@ -8,7 +8,7 @@ import { linkOf, slotOf } from "./links.mjs";
 /** @param {number} index of the subject */
 export const referenceSocket = (index) => `references.reference_${index + 1}`;
 /** @param {number} index */
-const maskSocket = (index) => `reference_masks.reference_mask_${index + 1}`;
+export const maskSocket = (index) => `reference_masks.reference_mask_${index + 1}`;
 /** @param {number} index */
 export const regionSocket = (index) => `regions.region_${index + 1}`;
 
