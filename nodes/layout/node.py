@@ -70,7 +70,7 @@ class MSDLayout(io.ComfyNode):
                             tooltip="Reference of one subject; a batch is several of them. "
                             "Transparent parts count as background.",
                         ),
-                        # None is required: the host would refuse the run where one is muted.
+                        min=1,
                     ),
                     tooltip="One reference for each subject, in the order of the layout. A batch "
                     "on one socket is several references of the same subject. Transparent parts "

@@ -282,7 +282,7 @@ def test_more_pictures_than_subjects(ui: Ui, tmp_path: Path) -> None:
     assert len(ui.subjects) == 16 and [one["box"] for one in ui.subjects[:2]] == list(BOXES)
     assert all(one["box"] for one in ui.subjects)
     ui.shot("16 subjects")
-    drop(ui, middle(ui.element(".msd-bar")), paths[20])  # none fits any more
+    drop(ui, middle(ui.element(".msd-bars")), paths[20])  # none fits any more
     ui.until(lambda: ui.note() == "There can be 16 subjects; left out: 1.")
     assert len(ui.subjects) == 16
 

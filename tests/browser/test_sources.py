@@ -128,7 +128,7 @@ def test_muted_and_bypassed_sources_do_not_count(ui: Ui) -> None:
         script(ui, "loader(1).mode = given[0]; await frames(2);", mode)
         ui.capture()
         ui.until(lambda: not shown(ui, 0))
-        assert "Subject 1 has no reference" in ui.note()
+        assert "Reference 1 is muted or bypassed" in ui.note()
         assert "references.reference_1" not in of_type(prompt_of(ui), "MSDLayout")
         assert ui.subjects == TWO
         row = ui.element(".msd-row").nth(0)
@@ -136,10 +136,6 @@ def test_muted_and_bypassed_sources_do_not_count(ui: Ui) -> None:
         assert row.locator(".msd-place").inner_text() == "no reference"
         if mode == 2:
             ui.shot("a muted reference")
-            _, outputs = ui.run()  # with the other one
-            ((first, second),) = (o["msd_references"] for o in outputs.values() if len(o) > 1)
-            assert second and not first
-            ui.still()
         script(ui, "loader(1).mode = 0; await frames(2);")
         ui.capture()
     ui.until(lambda: "reference_1.png" in shown(ui, 0))

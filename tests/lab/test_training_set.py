@@ -11,6 +11,7 @@ from PIL import Image
 
 from lab.training.real.coco import import_coco
 from lab.training.real.encoders import bucket, fit_picture
+from lab.training.real.settings import PAPER, read_settings
 from lab.training.real.training_set import read_set, scan
 
 
@@ -111,6 +112,12 @@ def test_boxes_stay_with_what_they_show(drawn: Path) -> None:
     rows, columns = (red.any(axis).nonzero()[:, 0] for axis in (1, 0))
     found = [columns[0] / 256, rows[0] / 128, (columns[-1] + 1) / 256, (rows[-1] + 1) / 128]
     assert torch.allclose(torch.tensor(found), torch.tensor(boxes[0]), atol=0.02)
+
+
+def test_another_set_is_another_run() -> None:
+    one, other = (read_settings(PAPER, decided_by={"set": name}) for name in "ab")
+    assert one.differences(one.to_dict()) == []
+    assert other.differences(one.to_dict()) == ["decided_by is {'set': 'b'}, was {'set': 'a'}"]
 
 
 def test_coco(tmp_path: Path) -> None:
