@@ -143,7 +143,7 @@ class MSDEncodeReferences(io.ComfyNode):
         negative_reference: Tensor | None = None,
     ) -> io.NodeOutput:
         progress = comfy.utils.ProgressBar(len(subjects.subjects))
-        encode = partial(_features, clip_vision, fit, background)
+        prepare = partial(_prepare, clip_vision.image_size, fit, background)
         negative = None
         if negative_reference is not None:
             pictures, alpha = read_references(negative_reference, "negative_reference")
@@ -152,10 +152,13 @@ class MSDEncodeReferences(io.ComfyNode):
                     f"negative_reference: expected one picture, got a batch of {len(pictures)}. "
                     "Take one of them with ImageFromBatch."
                 )
-            negative = encode(pictures, [None if alpha is None else alpha[0]])
+            negative = _features(
+                clip_vision, prepare(pictures, [None if alpha is None else alpha[0]])
+            )
         encoded, copies = [], []
         for subject in subjects.subjects:
-            features = encode(subject.references, subject.mask_of_each)
+            prepared = prepare(subject.references, subject.mask_of_each)
+            features = _features(clip_vision, prepared)
             if several_photos == "average":
                 features = replace(
                     features,
@@ -169,25 +172,22 @@ class MSDEncodeReferences(io.ComfyNode):
                     blank_pooled=negative.pooled[0],
                 )
             encoded.append(replace(subject, features=features))
-            first = subject.references[0], subject.mask_of_each[0]
-            size = clip_vision.image_size
-            copies.append(save_encoded(prepare_reference(*first, fit, background, size)))
+            copies.append(save_encoded(prepared[0]))
             progress.update(1)
         # For the layout's editor; as text, see MSDLayout.
         return io.NodeOutput(replace(subjects, subjects=tuple(encoded)), ui={"msd_encoded": copies})
 
 
-def _features(
-    clip_vision: ClipVisionModel,
-    fit: str,
-    background: str,
-    references: Tensor,
-    masks: Sequence[Tensor | None],
-) -> Features:
-    """Of each of some references [n, H, W, 3]; masks: of each, where the subject is."""
-    size = clip_vision.image_size
+def _prepare(
+    size: int, fit: str, background: str, references: Tensor, masks: Sequence[Tensor | None]
+) -> Tensor:
+    """Each of some references [n, H, W, 3] as the encoder takes it, [n, size, size, 3]; masks: of
+    each, where the subject is."""
     pairs = zip(references, masks, strict=True)
-    prepared = torch.stack([prepare_reference(r, m, fit, background, size) for r, m in pairs])
+    return torch.stack([prepare_reference(r, m, fit, background, size) for r, m in pairs])
+
+
+def _features(clip_vision: ClipVisionModel, prepared: Tensor) -> Features:
     return _memo.get(clip_vision, prepared, compute=lambda: _encode(clip_vision, prepared))
 
 

@@ -47,6 +47,7 @@ class Run:
     """What cache and run are given, opened.
 
     Args:
+        samples: by their keys in the cache, and None for what stands for no reference.
         decided_by: as in `RunSettings`, but for the set.
     """
 
@@ -54,7 +55,7 @@ class Run:
     adapter: Any
     encoders: Encoders
     cache: Cache
-    samples: list[Sample]
+    samples: dict[str, Sample | None]
     decided_by: dict[str, str]
 
     @classmethod
@@ -79,12 +80,12 @@ class Run:
         hashes.save()
         start = f"new weights of the sizes of {adapter.digest}" if options.fresh else adapter.digest
         decided = {"encoders": cache.encoders_key, "adapter": start}
-        return cls(options, adapter, encoders, cache, samples, decided)
+        by_key = {cache.key(sample): sample for sample in (None, *samples)}  # reads each file
+        return cls(options, adapter, encoders, cache, by_key, decided)
 
     def missing(self) -> list[tuple[str, Sample | None]]:
         """Keys of what isn't encoded yet, with the samples."""
-        everything = [(self.cache.key(sample), sample) for sample in (None, *self.samples)]
-        return [(key, sample) for key, sample in everything if not self.cache.path(key).exists()]
+        return [job for job in self.samples.items() if not self.cache.path(job[0]).exists()]
 
 
 def fill_cache(run: Run) -> bool:
@@ -93,7 +94,7 @@ def fill_cache(run: Run) -> bool:
     shard, shards = options.shard
     mine = [job for job in missing if int(job[0], 16) % shards == shard - 1]
     print(
-        f"{len(run.samples)} samples: {len(missing)} of the cache's files are missing, "
+        f"{len(run.samples) - 1} samples: {len(missing)} of the cache's files are missing, "
         f"{len(mine)} to make here.",
         flush=True,
     )
@@ -125,7 +126,7 @@ def train_adapter(run: Run) -> None:
     with processes.first_process_first():
         if run.missing() and not fill_cache(run):
             raise ValueError("Some samples can't be encoded; see above.")
-    keys = sorted(run.cache.key(sample) for sample in run.samples)
+    keys = sorted(key for key, sample in run.samples.items() if sample)
     decided = {**run.decided_by, "set": hashlib.sha256(" ".join(keys).encode()).hexdigest()}
     settings = read_settings(options.settings, minutes=options.minutes, decided_by=decided)
     if options.dry_run:
