@@ -262,6 +262,9 @@ def test_from_a_template_to_a_picture_in_six_actions(ui: Ui, files: Path) -> Non
         "cat",
         "cup",
     ]
+    layout = next(name for name, node in prompt.items() if node["class_type"] == "MSDLayout")
+    text = of_type(prompt, "StringReplace")  # the phrases are in the prompt without an action
+    assert text["find"] in text["string"] and text["replace"] == [layout, 8]
     assert any("images" in output for output in outputs.values())
     ui.shot("two own pictures in six actions")
 

@@ -281,6 +281,12 @@ def test_a_phrase_that_the_prompt_does_not_have_is_marked(ui: Ui) -> None:
     """Where the prompt can be followed; where only a run knows it, nothing is marked."""
     marked = ui.element(".msd-phrase[data-absent=true]")
     ui.load(workflow(subjects=[subject("Cat", BOXES[0]), subject("red heart", BOXES[1])]))
+    ui.frames()
+    expect(marked).to_have_count(0)  # they stand for {subjects}
+    replace = """const replace = graph.nodes.find((one) => one.type === 'StringReplace');
+        replace.widgets[0].value = 'a cat on grass';"""
+    script(ui, replace)
+    ui.capture()
     expect(marked).to_have_count(1)
     assert marked.input_value() == "red heart"
     assert "positive prompt" in (marked.get_attribute("title") or "")
@@ -288,6 +294,7 @@ def test_a_phrase_that_the_prompt_does_not_have_is_marked(ui: Ui) -> None:
     script(
         ui,
         """const prompt = graph.nodes.find((one) => one.title === 'Positive prompt');
+        prompt.disconnectInput(prompt.inputs.findIndex((input) => input.name === 'text'));
         prompt.widgets[0].value = 'a cat and a red  heart';""",
     )
     ui.capture()
@@ -307,10 +314,14 @@ def test_a_phrase_that_the_prompt_does_not_have_is_marked(ui: Ui) -> None:
     script(
         ui,
         """const prompt = graph.nodes.find((one) => one.title === 'Positive prompt');
-        const text = add('StringReplace');
-        node.connect(node.outputs.findIndex((one) => one.name === 'phrases'), text,
-            text.inputs.findIndex((input) => input.name === 'replace'));
-        text.connect(0, prompt, prompt.inputs.findIndex((input) => input.name === 'text'));
+        const [first, second] = [add('StringReplace'), add('StringReplace')];
+        const connect = (from, to, name) =>
+            from.connect(0, to, to.inputs.findIndex((input) => input.name === name));
+        for (const name of ['string', 'find', 'replace']) {
+            connect(first, second, name);
+            connect(second, first, name);
+        }
+        connect(first, prompt, 'text');
         await frames(3);""",
     )
     ui.phrase(1).fill("anything")

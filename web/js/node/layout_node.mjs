@@ -64,7 +64,7 @@ export class LayoutNode {
       },
       reference: (index) => this.references.get(index),
       referenceCount: () => referenceLinks(node).length,
-      prompt: () => positivePrompt(node),
+      prompt: () => positivePrompt(node, this.editor.subjects.list),
       view: () => viewOf(node),
       setView: (view) => setView(node, view),
       upload,
