@@ -1,5 +1,7 @@
 """The layout editor in the real front end, in both of its renderings."""
 
+from typing import Any
+
 from playwright.sync_api import Browser
 from test_lasso import CIRCLE, lasso
 from ui import BOXES, TWO, Ui, near, of_type, subject, workflow
@@ -374,31 +376,62 @@ def test_one_edit_is_one_undo_step(ui: Ui) -> None:
     assert undo_steps(ui) <= steps + 4  # the host takes the first press for a step of its own
 
 
-def test_removing_a_subject_keeps_the_others_masks(ui: Ui) -> None:
-    ui.node(
-        """const loaders = app.canvas.graph.nodes.filter((n) => n.type === 'LoadImage');
-        for (const group of ['reference_masks.reference_mask', 'regions.region'])
-            for (const i of [1, 2]) {
-                const slot = node.inputs.findIndex((input) => input.name === `${group}_${i}`);
-                loaders[i - 1].connect(1, node, slot);
-                for (let f = 0; f < 3; f++) await new Promise(requestAnimationFrame);
-            }
-        window.second = loaders[1].id;"""
+CONNECT_MASKS = """const loaders = app.canvas.graph.nodes.filter((n) => n.type === 'LoadImage');
+    for (const group of ['reference_masks.reference_mask', 'regions.region'])
+        for (const i of given) {
+            const slot = node.inputs.findIndex((input) => input.name === `${group}_${i}`);
+            loaders[i - 1].connect(1, node, slot);
+            for (let f = 0; f < 3; f++) await new Promise(requestAnimationFrame);
+        }
+    window.second = loaders[1].id;"""
+
+
+def subject_links(ui: Ui) -> list[Any]:
+    """The linked sockets of the subjects, each with whether the second Load Image is there."""
+    ui.still()
+    return ui.node(
+        """return node.inputs.map(({ name }, i) => [name, node.getInputLink(i)])
+            .filter(([name, link]) => link && /_\\d$/.test(name))
+            .map(([name, link]) => [name.split('.')[1], link.origin_id === second]);"""
     )
+
+
+SECOND_ALONE = [["reference_1", True], ["reference_mask_1", True], ["region_1", True]]
+
+
+def test_removing_a_subject_keeps_the_others_masks(ui: Ui) -> None:
+    ui.node(CONNECT_MASKS, 1, 2)
     ui.until(lambda: ui.element(".msd-place").nth(1).inner_text() == "mask")
     ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
     ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["heart"])
-    ui.still()
-    linked = ui.node(
-        """return node.inputs.map(({ name }, i) => [name, node.getInputLink(i)])
-            .filter(([name, link]) => link && /_\\d$/.test(name))
-            .map(([name, link]) => [name, link.origin_id === second]);"""
+    assert subject_links(ui) == SECOND_ALONE
+
+
+def test_removing_a_subject_without_masks_keeps_the_others_masks(ui: Ui) -> None:
+    ui.node(CONNECT_MASKS, 1, 2)
+    ui.node(
+        """for (const group of ['regions.region', 'reference_masks.reference_mask'])
+            node.disconnectInput(node.inputs.findIndex((input) => input.name === `${group}_1`));"""
     )
-    assert linked == [
-        ["references.reference_1", True],
-        ["reference_masks.reference_mask_1", True],
-        ["regions.region_1", True],
-    ]
+    second = [["reference_mask_2", True], ["region_2", True]]
+    # The host moves what is behind a link that goes; it stays with its subject all the same.
+    assert subject_links(ui) == [["reference_1", False], ["reference_2", True], *second]
+    ui.page.get_by_role("button", name="Remove subject 1").locator("visible=true").click()
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["heart"])
+    assert subject_links(ui) == SECOND_ALONE
+    ui.capture()
+    ui.press("Control+z")
+    ui.until(lambda: len(ui.subjects) == 2)
+    assert subject_links(ui) == [["reference_1", False], ["reference_2", True], *second]
+
+
+def test_masks_go_with_a_reference_that_moves_up(ui: Ui) -> None:
+    ui.node(CONNECT_MASKS, 1, 2)
+    at = "node.inputs.findIndex((input) => input.name === 'references.reference_1')"
+    ui.node(f"node.disconnectInput({at})")
+    ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["heart", "star"])
+    first = [["reference_mask_2", False], ["region_1", True], ["region_2", False]]
+    assert subject_links(ui) == [["reference_1", True], ["reference_mask_1", True], *first]
 
 
 def test_the_same_reference_twice(ui: Ui) -> None:

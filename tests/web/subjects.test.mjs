@@ -47,7 +47,7 @@ test("a newer value is left alone until the user starts over", () => {
   assert.equal(subjects.editable, false);
   assert.equal(subjects.boxesEditable, false);
   subjects.addUpTo(3);
-  assert.equal(followReferences(subjects, [], 0), false);
+  assert.equal(followReferences(subjects, [], 0), null);
   assert.equal(subjects.value, NEWER);
   calls = [];
   subjects.startOver();
@@ -105,10 +105,10 @@ test("selecting shows, edits nothing, and is done once", () => {
 
 test("subjects go with their references, those without one to the end", () => {
   subjects.select(0);
-  assert.equal(followReferences(subjects, [1, 2], 3), true);
+  assert.deepEqual(followReferences(subjects, [1, 2], 3), [1, 2, 0]);
   assert.deepEqual(phrases(), ["b", "c", "a"]);
   assert.equal(subjects.selected, -1);
-  assert.equal(followReferences(subjects, [1, 0], 2), true);
+  assert.deepEqual(followReferences(subjects, [1, 0], 2), [1, 0, 2]);
   assert.deepEqual(written(), ["c", "b", "a"]);
 });
 

@@ -46,16 +46,16 @@ export function moveRow(subjects, from, to) {
  * @param {Subjects} subjects
  * @param {number[]} remaining earlier indices of the subjects that still have a reference
  * @param {number} count how many had one before
- * @returns {boolean} whether anything moved
+ * @returns {number[] | null} earlier indices of the subjects; null if nothing moved
  */
 export function followReferences(subjects, remaining, count) {
   const { list } = subjects;
   const order = orderByReferences(list.length, remaining, count);
-  if (!subjects.editable || !order) return false;
+  if (!subjects.editable || !order) return null;
   subjects.list = order.map((i) => list[i]);
   subjects.selected = -1;
   subjects.store();
-  return true;
+  return order;
 }
 
 /**

@@ -11,6 +11,8 @@ import { COPY, fileMask, readMask } from "./region_masks.mjs";
 import {
   connectSubject,
   disconnectSubject,
+  keepLinks,
+  otherLinks,
   referenceLinks,
   referenceSocket,
   regionSocket,
@@ -34,6 +36,7 @@ export class References {
     this.images = new ReferenceImages(onLoad);
     /** @type {(string | number)[]} the links of the references that the subjects belong to */
     this.links = [];
+    this.others = otherLinks(node); // of their masks and regions
   }
 
   /**
@@ -104,19 +107,24 @@ export class References {
   /** The subjects were loaded together with the links. */
   adopt() {
     this.links = referenceLinks(this.node);
+    this.others = otherLinks(this.node);
   }
 
   /**
-   * The host moves later references up when one is disconnected; the subjects go with them.
+   * The host moves later references up when one is disconnected; the subjects go with them, and their
+   * masks and regions with the subjects.
    * @param {import("../layout/subjects.mjs").Subjects} subjects
    */
   follow(subjects) {
     const links = referenceLinks(this.node);
+    let order = null;
     if (links.every((link) => this.links.includes(link))) {
       const remaining = links.map((link) => this.links.indexOf(link));
-      if (followReferences(subjects, remaining, this.links.length)) this.lastRun.forget();
+      order = followReferences(subjects, remaining, this.links.length);
+      if (order) this.lastRun.forget();
     }
-    this.links = links;
+    keepLinks(this.node, this.others, order);
+    this.adopt();
     subjects.addUpTo(links.length);
   }
 
@@ -164,8 +172,8 @@ export class References {
    * @param {number} index
    */
   remove(index) {
-    this.links.splice(index, 1);
     this.lastRun.forget();
     disconnectSubject(this.node, index);
+    this.adopt();
   }
 }

@@ -13,7 +13,9 @@ export const maskSocket = (index) => `reference_masks.reference_mask_${index + 1
 export const regionSocket = (index) => `regions.region_${index + 1}`;
 
 /** A subject's sockets by its index, a group each. */
-const GROUPS = [referenceSocket, maskSocket, regionSocket];
+const OTHERS = [maskSocket, regionSocket];
+const GROUPS = [referenceSocket, ...OTHERS];
+const INDICES = Array.from({ length: MAX_SUBJECTS }, (_, index) => index);
 const ORDER = ["references.", "reference_masks.", "regions.", "boxes", "width", "height"];
 
 /**
@@ -41,14 +43,18 @@ export function hasReferenceGap(node) {
 }
 
 /**
- * Disconnect all that belongs to a subject.
+ * Disconnect all that belongs to a subject; what belongs to later ones moves up.
  * @param {HostNode} node
  * @param {number} index
  */
 export function disconnectSubject(node, index) {
-  // From the last group to the first: the host moves later links up by the slots' present indices.
-  for (const name of [regionSocket(index), maskSocket(index), referenceSocket(index)])
+  // Behind the others first: where it has no mask, the host wouldn't move the masks of later ones.
+  const last = INDICES.findLast((i) => GROUPS.some((socketOf) => linkOf(node, socketOf(i)))) ?? 0;
+  reorderSockets(node, [...INDICES.filter((i) => i !== index && i <= last), index]);
+  for (const socketOf of GROUPS) {
+    const name = socketOf(last);
     if (linkOf(node, name)) node.disconnectInput(slotOf(node, name));
+  }
 }
 
 /**
@@ -83,21 +89,58 @@ export function connectSubject(node, index, links) {
  * @param {number[]} order earlier indices of the subjects
  */
 export function reorderSockets(node, order) {
-  for (const socketOf of GROUPS) {
-    const all = Array.from({ length: MAX_SUBJECTS }, (_, index) => index);
-    const linked = all.filter((index) => linkOf(node, socketOf(index)));
-    if (!linked.length) continue;
-    const target = (/** @type {number} */ from) =>
-      order.includes(from) ? order.indexOf(from) : from;
-    addSockets(node, socketOf, Math.min(MAX_SUBJECTS - 1, Math.max(...linked.map(target)) + 1));
-    const free = all.filter((index) => !linked.some((from) => target(from) === index));
-    const sockets = all.map((index) => node.inputs[slotOf(node, socketOf(index))]);
-    for (const [from, socket] of sockets.entries()) {
-      const to = linked.includes(from) ? target(from) : free.shift();
-      if (socket && to !== undefined) socket.name = socketOf(to);
-    }
+  for (const socketOf of GROUPS)
+    moveLinks(node, socketOf, (from) => (order.includes(from) ? order.indexOf(from) : from));
+  sortSockets(node);
+}
+
+/**
+ * Keep masks and regions with their subjects, where the host has moved the references up, or links of
+ * the same group.
+ * @param {HostNode} node
+ * @param {ReturnType<typeof otherLinks>} before
+ * @param {number[] | null} order earlier indices of the subjects; null if they are as before
+ */
+export function keepLinks(node, before, order) {
+  for (const [group, now] of otherLinks(node).entries()) {
+    const known = before[group];
+    const isNew = now.some((link) => link !== null && !known.includes(link));
+    const isLess = now.filter(isLink).length < known.filter(isLink).length;
+    if (isNew || !(order || isLess)) continue; // somebody has moved them on purpose
+    moveLinks(node, OTHERS[group], (from) => {
+      const subject = known.indexOf(now[from]);
+      return order?.includes(subject) ? order.indexOf(subject) : subject;
+    });
   }
   sortSockets(node);
+}
+
+/** @param {unknown} link */
+const isLink = (link) => link !== null;
+
+/**
+ * Ids of the links of masks and of regions, by the subject's index; null where there is none.
+ * @param {HostNode} node
+ */
+export const otherLinks = (node) =>
+  OTHERS.map((socketOf) => INDICES.map((index) => linkOf(node, socketOf(index))?.id ?? null));
+
+/**
+ * Move the links of a group to other sockets of it, by the sockets' names.
+ * @param {HostNode} node
+ * @param {(index: number) => string} socketOf
+ * @param {(from: number) => number} target
+ */
+function moveLinks(node, socketOf, target) {
+  const linked = INDICES.filter((index) => linkOf(node, socketOf(index)));
+  if (linked.every((from) => target(from) === from)) return;
+  addSockets(node, socketOf, Math.min(MAX_SUBJECTS - 1, Math.max(...linked.map(target)) + 1));
+  const free = INDICES.filter((index) => !linked.some((from) => target(from) === index));
+  const sockets = INDICES.map((index) => node.inputs[slotOf(node, socketOf(index))]);
+  for (const [from, socket] of sockets.entries()) {
+    const to = linked.includes(from) ? target(from) : free.shift();
+    if (socket && to !== undefined) socket.name = socketOf(to);
+  }
 }
 
 /**
