@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator
-from ui import SETTING, Ui, subject, workflow
+from ui import SETTING, Ui, near, subject, workflow
 
 MIN_CONTRAST = 4.5
 TEXTS = (
@@ -126,3 +126,41 @@ def test_shots_of_long_pictures(ui: Ui, width: int, height: int) -> None:
     _, _, w, h = ui.frame()
     assert abs(w / h - width / height) < 0.05 * width / height
     ui.shot(f"{width} x {height}")
+
+
+def test_the_editor_fills_the_window(ui: Ui) -> None:
+    """Everything works as in the node, undo brings no end to it, and Escape does."""
+    enlarge = ui.element("button", has_text="Enlarge")
+    ui.still()
+    ui.capture()
+    before = ui.frame()
+    enlarge.click()
+    ui.until(lambda: ui.frame()[2] > 2 * before[2])
+    ui.shot("enlarged")
+    scale = ui.page.evaluate("() => app.canvas.ds.scale")
+    ui.drag((0.47, 0.02), (0.53, 0.2))
+    ui.page.mouse.wheel(0, 120)
+    assert near(ui.subjects[2]["box"], (0.47, 0.02, 0.53, 0.2), 0.005)
+    ui.phrase(2).fill("moon")
+    ui.press("Tab")
+    assert ui.subjects[2]["phrase"] == "moon"
+    ui.still()
+    for subjects in (3, 2):
+        ui.page.evaluate("() => { app.extensionManager.command.execute('Comfy.Undo') }")
+        ui.still()
+        assert len(ui.subjects) == subjects and ui.frame()[2] > 2 * before[2]
+    assert ui.page.evaluate("() => app.canvas.ds.scale") == scale
+    enlarge.focus()
+    ui.press("Escape")
+    ui.until(lambda: near(ui.frame(), before, 1))
+    enlarge.click()
+    ui.until(lambda: ui.frame()[2] > 2 * before[2])
+    enlarge.click()
+    ui.until(lambda: near(ui.frame(), before, 1))
+    # Another workflow isn't covered, nor is this one when it comes back.
+    enlarge.click()
+    ui.until(lambda: ui.frame()[2] > 2 * before[2])
+    ui.page.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [] }) }")
+    ui.frames(60)
+    ui.reset()
+    ui.until(lambda: near(ui.frame(), before, 1))

@@ -45,6 +45,8 @@
  * @property {() => boolean} linkedBoxesLive whether they are those that a run would have now
  * @property {() => Backdrop & {image: HTMLImageElement | null}} backdrop the picture behind the boxes
  * @property {(settings: Backdrop) => void} setBackdrop
+ * @property {() => boolean} isEnlarged whether the editor fills the window
+ * @property {(on: boolean) => void} enlarge
  * @property {() => void} onChange an edit is complete: time for an undo step
  * @property {(index: number) => void} onRemove a subject was removed: its links go too, and the undo
  *   step follows

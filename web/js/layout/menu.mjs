@@ -91,10 +91,16 @@ export class Menu {
     if (around && subjects.boxesEditable)
       items.push(this.item(text("boxFromMask"), () => this.setBox(index, around)));
     if (this.host.canPaintMask(index))
-      items.push(this.item(text("paintMask"), () => this.host.paintMask(index)));
+      items.push(this.item(text("paintMask"), () => this.paintMask(index)));
     items.push(this.item(text(off ? "switchOn" : "switchOff"), () => subjects.toggle(index)));
     items.push(this.item(text("remove"), () => subjects.remove(index)));
     return items;
+  }
+
+  /** @param {number} index */
+  paintMask(index) {
+    this.host.enlarge(false); // it would be above the mask editor
+    this.host.paintMask(index);
   }
 
   /** The reference as the encoder saw it. @param {string} address */

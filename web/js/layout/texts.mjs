@@ -27,6 +27,8 @@ export const ENGLISH = {
   clearBoxes: "Clear all boxes",
   lasso: "Lasso",
   lassoHint: "Draw any shape freehand, instead of a box",
+  enlarged: "Enlarge",
+  enlargedHint: "Fill the window, for detailed work; Escape goes back",
   snapping: "Snap",
   snappingHint: "Snap to the attention cells (32 pixels)",
   showCells: "Cells",

@@ -4,8 +4,6 @@ import { ASPECTS, edgeOf, sizeOf } from "./aspects.mjs";
 import { element, textButton } from "./elements.mjs";
 import { PRESET_NAMES } from "./presets.mjs";
 
-/** @typedef {keyof import("./host.mjs").View} Switch */
-
 const CLEAR = /** @type {const} */ ("clearBoxes");
 
 export class Toolbar {
@@ -25,21 +23,47 @@ export class Toolbar {
     this.boxGroup = this.createBoxGroup();
     this.sizeGroup = element("optgroup", { label: host.text("size") }, ...this.aspects.values());
     this.presets = this.createPresets();
-    this.lasso = this.createLasso();
-    this.buttons = {
-      snapping: this.createSwitch("snapping"),
-      showCells: this.createSwitch("showCells"),
-    };
+    /** @type {Map<HTMLButtonElement, () => boolean>} whether each is on */
+    this.switches = new Map();
     const add = textButton(host.text("add"), pick, { title: host.text("addHint") });
-    this.backdrop = this.createBackdrop();
+    const enlarged = this.createSwitch("enlarged", host.isEnlarged, host.enlarge);
     this.opacity = this.createOpacity();
-    const tools = [this.lasso, ...Object.values(this.buttons), this.backdrop, this.opacity];
+    const tools = [...this.createTools(), this.opacity];
     this.root = element(
       "div",
       { className: "msd-bars" },
-      element("div", { className: "msd-bar" }, add, this.presets),
+      element("div", { className: "msd-bar" }, add, this.presets, enlarged),
       element("div", { className: "msd-bar" }, ...tools),
     );
+  }
+
+  /** The switches of how shapes are drawn, and of what the canvas shows. */
+  createTools() {
+    const { host, page } = this;
+    const views = /** @type {const} */ (["snapping", "showCells"]).map((name) =>
+      this.createSwitch(
+        name,
+        () => host.view()[name],
+        (on) => {
+          host.setView({ ...host.view(), [name]: on });
+          host.onChange();
+        },
+      ),
+    );
+    const lasso = this.createSwitch(
+      "lasso",
+      () => page.lasso,
+      (on) => Object.assign(page, { lasso: on }),
+    );
+    const backdrop = this.createSwitch(
+      "backdrop",
+      () => host.backdrop().on,
+      (on) => {
+        host.setBackdrop({ on, opacity: host.backdrop().opacity });
+        host.onChange();
+      },
+    );
+    return [lasso, ...views, backdrop];
   }
 
   createPresets() {
@@ -80,35 +104,20 @@ export class Toolbar {
     else if (name) subjects.usePreset(name);
   }
 
-  /** @param {Switch} name */
-  createSwitch(name) {
-    const flip = () => {
-      const view = this.host.view();
-      this.host.setView({ ...view, [name]: !view[name] });
-      this.subjects.refresh();
-      this.host.onChange();
-    };
-    return textButton(this.host.text(name), flip, { title: this.host.text(`${name}Hint`) });
-  }
-
-  createLasso() {
-    const flip = () => {
-      this.page.lasso = !this.page.lasso;
-      this.subjects.refresh();
-    };
-    return textButton(this.host.text("lasso"), flip, { title: this.host.text("lassoHint") });
-  }
-
-  /** The switch of the picture behind the boxes; it is the node's, not the page's. */
-  createBackdrop() {
+  /**
+   * @param {"lasso" | "snapping" | "showCells" | "backdrop" | "enlarged"} name
+   * @param {() => boolean} isOn
+   * @param {(on: boolean) => void} set
+   */
+  createSwitch(name, isOn, set) {
     const { host, subjects } = this;
     const flip = () => {
-      const { on, opacity } = host.backdrop();
-      host.setBackdrop({ on: !on, opacity });
+      set(!isOn());
       subjects.refresh();
-      host.onChange();
     };
-    return textButton(host.text("backdrop"), flip, { title: host.text("backdropHint") });
+    const button = textButton(host.text(name), flip, { title: host.text(`${name}Hint`) });
+    this.switches.set(button, isOn);
+    return button;
   }
 
   createOpacity() {
@@ -137,13 +146,9 @@ export class Toolbar {
     this.boxGroup.disabled = !this.subjects.boxesEditable;
     this.sizeGroup.disabled = !this.host.sizeEditable();
     this.showSizes(edgeOf(this.host.size()));
-    const view = this.host.view();
     const { on, opacity } = this.host.backdrop();
-    this.lasso.setAttribute("aria-pressed", String(this.page.lasso));
-    this.backdrop.setAttribute("aria-pressed", String(on));
     this.opacity.hidden = !on;
     this.opacity.value = String(opacity);
-    for (const name of /** @type {Switch[]} */ (Object.keys(this.buttons)))
-      this.buttons[name].setAttribute("aria-pressed", String(view[name]));
+    for (const [button, isOn] of this.switches) button.setAttribute("aria-pressed", String(isOn()));
   }
 }

@@ -8,7 +8,7 @@ import { text } from "../layout/texts.mjs";
 import { after } from "./after.mjs";
 import { Backdrop } from "./backdrop.mjs";
 import { afterFrames } from "./frames.mjs";
-import { EditorHolder } from "./holder.mjs";
+import { EditorHolder, enlarge, isEnlarged } from "./holder.mjs";
 import { encodedAddress } from "./images.mjs";
 import { LastRun } from "./last_run.mjs";
 import { drawnBoxes } from "./linked_boxes.mjs";
@@ -22,7 +22,7 @@ import { hasReferenceGap, referenceLinks, sortSockets } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
 import { setView, viewOf } from "./view.mjs";
-import { forwardWheel, isInGraph } from "./wheel.mjs";
+import { forwardButton, forwardWheel } from "./wheel.mjs";
 
 const MAX_WAITS = 30; // for the host to move links, two frames each
 // Property of the node that holds a copy of the value. A front end that doesn't load our files saves
@@ -85,6 +85,8 @@ export class LayoutNode {
       linkedBoxesLive: () => drawnBoxes(sourceOf(node, "boxes"), host.size()) !== null,
       backdrop: () => ({ image: this.backdrop.picture(host.size()), ...this.backdrop.settings }),
       setBackdrop: (settings) => Object.assign(this.backdrop, { settings }),
+      isEnlarged: () => isEnlarged(this.editor.root),
+      enlarge: (on) => enlarge(this.editor.root, on),
       onChange: endUndoStep,
       onRemove: (index) => {
         holdUndoStep();
@@ -101,9 +103,7 @@ export class LayoutNode {
         this.references.reorder(order);
       },
       onRows: () => this.growNode(),
-      onOtherButton: (event) => {
-        if (event.button === 1 && isInGraph(this.editor.root)) app.canvas.processMouseDown(event);
-      },
+      onOtherButton: (event) => forwardButton(this.editor.root, event),
       text,
     };
     return host;

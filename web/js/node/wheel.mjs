@@ -1,23 +1,26 @@
-// The wheel over an editor.
+// The wheel and its button over an editor.
 
 import { app } from "../../../../scripts/app.js";
+import { isEnlarged } from "./holder.mjs";
 
-// Rows that scroll. Nodes 2.0 takes every wheel on its way down to them, so this comes
-// first and keeps it from the host; the browser then scrolls the rows.
+// Rows that scroll, and an enlarged editor. Nodes 2.0 takes every wheel on its way down to them, so
+// this comes first and keeps it from the host; the browser then scrolls the rows.
 window.addEventListener(
   "wheel",
   (event) => {
-    const rows = event.target instanceof Element ? event.target.closest(".msd-rows") : null;
-    if (rows && rows.scrollHeight > rows.clientHeight && !event.ctrlKey) event.stopPropagation();
+    if (!(event.target instanceof HTMLElement)) return;
+    const rows = event.target.closest(".msd-rows");
+    const scrolls = rows && rows.scrollHeight > rows.clientHeight && !event.ctrlKey;
+    if (scrolls || isEnlarged(event.target)) event.stopPropagation();
   },
   { capture: true, passive: true },
 );
 
 /**
- * Whether an editor is on the graph, not in the app mode.
+ * Whether an editor is on the graph, not in the app mode, nor enlarged.
  * @param {HTMLElement} root
  */
-export const isInGraph = (root) => Boolean(root.closest(".graph-canvas-container"));
+const isInGraph = (root) => Boolean(root.closest(".graph-canvas-container")) && !isEnlarged(root);
 
 /**
  * The wheel zooms the graph, as everywhere else in it.
@@ -31,4 +34,13 @@ export function forwardWheel(root) {
     app.canvas.processMouseWheel(event);
   };
   root.addEventListener("wheel", forward, { passive: false });
+}
+
+/**
+ * The middle button moves the graph.
+ * @param {HTMLElement} root of an editor
+ * @param {PointerEvent} event
+ */
+export function forwardButton(root, event) {
+  if (event.button === 1 && isInGraph(root)) app.canvas.processMouseDown(event);
 }
