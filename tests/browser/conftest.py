@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ QUIET = (
 
 
 PACKAGE = "comfyui-frontend-package"
+MODES = ("classic", "nodes2")
 
 
 def front_ends() -> dict[str, Path | None]:
@@ -42,12 +44,34 @@ def front_ends() -> dict[str, Path | None]:
     return found
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "any_rendering: the test doesn't depend on the rendering")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test in each rendering of each front end."""
     if "front_end" in metafunc.fixturenames:
         metafunc.parametrize("front_end", list(front_ends()), scope="session")
     if "mode" in metafunc.fixturenames:
-        metafunc.parametrize("mode", ["classic", "nodes2"], scope="session")
+        either = metafunc.definition.get_closest_marker("any_rendering")
+        metafunc.parametrize("mode", MODES[:1] if either else MODES, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """With PAIRS=two, two of the four pairs for each test: both front ends and both renderings.
+    The test's name decides which."""
+    if os.environ.get("PAIRS") != "two" or len(front_ends()) != 2:
+        return
+    first, *_ = front_ends()
+    kept, left = [], []
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        either = item.get_closest_marker("any_rendering") or "mode" not in params
+        diagonal = (params.get("front_end") == first) == (params.get("mode") == MODES[0])
+        wanted = zlib.crc32(item.originalname.encode()) % 2 == diagonal
+        (kept if either or wanted else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
 
 
 class FrontEndScheduling(LoadScopeScheduling):

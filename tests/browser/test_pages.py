@@ -14,6 +14,7 @@ NODES = sorted(path.name for path in (ROOT / "web" / "docs").iterdir())
 TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
 
 
+@pytest.mark.any_rendering
 @pytest.mark.parametrize("node", NODES)
 def test_help_page(ui: Ui, node: str) -> None:
     ui.load(workflow("MS-Diffusion, auto layout", subjects=TWO))
@@ -41,6 +42,7 @@ def test_help_page(ui: Ui, node: str) -> None:
     ui.page.get_by_role("button", name="Toggle properties panel").first.click()
 
 
+@pytest.mark.any_rendering
 def test_templates_are_listed_and_load(ui: Ui) -> None:
     listed = ui.server.get_json("/workflow_templates")["ms_diffusion"]
     assert sorted(listed) == sorted(path.stem for path in TEMPLATES)
@@ -64,6 +66,7 @@ def test_templates_are_listed_and_load(ui: Ui) -> None:
     ui.page.keyboard.press("Escape")
 
 
+@pytest.mark.any_rendering
 def test_templates_are_found_by_the_name_of_the_pack(ui: Ui) -> None:
     """Among all templates: the front end searches their file names, not the pack's name."""
     ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
@@ -78,6 +81,7 @@ def test_templates_are_found_by_the_name_of_the_pack(ui: Ui) -> None:
     ui.page.keyboard.press("Escape")
 
 
+@pytest.mark.any_rendering
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_a_template_is_what_the_converter_gives(ui: Ui, path: Path) -> None:
     """The prompt that the page would post, and the one of the tests without a browser."""

@@ -208,6 +208,7 @@ def test_files_that_are_no_pictures_are_named(ui: Ui, files: Path) -> None:
     ui.until(lambda: "no pictures" not in ui.note())
 
 
+@pytest.mark.any_rendering
 def test_files_of_200_megabytes(ui: Ui, files: Path) -> None:
     """A picture that the server wouldn't take isn't sent, and another file isn't taken for one."""
     sent: list[str] = []
@@ -290,6 +291,7 @@ def test_more_pictures_than_subjects(ui: Ui, tmp_path: Path) -> None:
     assert len(ui.subjects) == 16
 
 
+@pytest.mark.any_rendering
 def test_a_picture_that_the_server_refuses_is_named(ui: Ui, files: Path) -> None:
     ui.page.route("**/upload/image", lambda route: route.fulfill(status=413, body=""))
     try:

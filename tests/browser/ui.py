@@ -242,12 +242,16 @@ class Ui:
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """A point of the picture on the screen, on a whole pixel as a mouse is."""
+        return self.points((x, y))[0]
+
+    def points(self, *points: Sequence[float]) -> list[tuple[float, float]]:
+        """Points of the picture on the screen."""
         left, top, width, height = self.frame()
-        return round(left + x * width), round(top + y * height)
+        return [(round(left + x * width), round(top + y * height)) for x, y in points]
 
     def drag(self, start: Sequence[float], end: Sequence[float], keys: Sequence[str] = ()) -> None:
         """Press at one point of the picture and release at another."""
-        mouse, (x0, y0), (x1, y1) = self.page.mouse, self.at(*start), self.at(*end)
+        mouse, ((x0, y0), (x1, y1)) = self.page.mouse, self.points(start, end)
         for key in keys:
             self.page.keyboard.down(key)
         mouse.move(x0, y0)
