@@ -268,6 +268,7 @@ def _host_env(host: Path) -> dict[str, str]:
         "COMFYUI_PATH": str(host),
         "PYTHONPATH": os.pathsep.join((str(host), str(ROOT))),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # else each of many processes compiles the host again
         "OMP_NUM_THREADS": "1",  # the tests' tensors are tiny: more threads only wait
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
