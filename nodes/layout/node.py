@@ -67,6 +67,7 @@ class MSDLayout(io.ComfyNode):
                         "reference",
                         io.Image.Input(
                             "reference",
+                            optional=True,  # a run may lack a muted one, be it the first
                             tooltip="Reference of one subject; a batch is several of them. "
                             "Transparent parts count as background.",
                         ),

@@ -563,6 +563,12 @@ def of_subject(**values: Any) -> Callable[[Prompt, Server], None]:
     return change
 
 
+def phrase_left_out(prompt: Prompt, server: Server) -> None:
+    """The prompt keeps the words that the example has for the first phrase."""
+    inputs(prompt, "StringReplace")["replace"] = "a cat and a cup"
+    of_subject(phrase="dog")(prompt, server)
+
+
 PLACED_FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "more reference latents than subjects": one_more_reference,
     "fewer reference latents than subjects": one_reference_less,
@@ -571,7 +577,7 @@ PLACED_FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "a prompt without clip": no_clip,
     "clip without a prompt": given_prompt(""),
     "another prompt than the one that is encoded": given_prompt("a cat and a cup"),
-    "a phrase that the prompt doesn't have": of_subject(phrase="dog"),
+    "a phrase that the prompt doesn't have": phrase_left_out,
     "no phrase": of_subject(phrase=""),
     "no box": of_subject(box=None),
     "weight 0": of_subject(weight=0.0),

@@ -76,8 +76,7 @@ export class Note {
     if (list.length && list.every(({ off }) => off)) return { words: text("allOff") };
     for (const [i, { off }] of list.entries()) {
       if (off) continue;
-      if (isLeftOut(subjects, i))
-        return { words: text(i ? "leftOut" : "firstMissing", { n: i + 1 }) };
+      if (isLeftOut(subjects, i)) return { words: text("leftOut", { n: i + 1 }) };
       const missing = this.missingOf(i);
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
     }

@@ -158,7 +158,7 @@ export class Row {
     const placed = region ? "mask" : shaped ? "shape" : box ? "box" : "noBox";
     const kind = leftOut ? "noReference" : placed;
     this.box.textContent = text(kind);
-    this.box.title = text(leftOut && !index ? "firstMissing" : `${kind}Hint`);
+    this.box.title = text(`${kind}Hint`);
     this.box.dataset.missing = String(kind.startsWith("no"));
   }
 

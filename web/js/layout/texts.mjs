@@ -105,7 +105,6 @@ export const ENGLISH = {
   noPhrase: "(no phrase)",
   missing: "Subject {n} has no {what} yet.",
   leftOut: "Subject {n} has no reference: a run leaves it out.",
-  firstMissing: "Reference 1 is muted or bypassed: ComfyUI doesn't run without it.",
   reference: "reference",
   phraseMissing: "phrase",
   boxMissing: "box",
