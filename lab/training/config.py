@@ -1,8 +1,11 @@
 """The settings of a stage of training: all that decides its result, however busy the machine is and
 however many processes share the work. They go into every file that a stage leaves."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+CHOICES = {"schedule": ("linear", "cosine")}
 
 
 @dataclass(frozen=True)
@@ -14,11 +17,12 @@ class StageSettings:
         batch: samples of a step of the optimizer.
         micro_batch: samples of one forward pass. A step's micro batches are shared among the
             processes; each draws from a seed of its own.
-        lr: AdamW's highest learning rate; it rises over the first `warmup` samples and falls over
-            the last 60 %.
+        lr: AdamW's highest learning rate; it rises over the first `warmup` samples.
         ema_decay: of the exponential moving average of the weights, which is the stage's result.
         seed: of the initial weights and of every sample.
         scenes: how many scenes to draw in advance, as a multiple of the usual number.
+        schedule: how the learning rate falls: "linear", over the last 60 % of the samples to a
+            50th; "cosine", over all that follow the warm-up, to 0.
         minutes: after which a run of the stage pauses; a later run goes on. They don't decide the
             result.
     """
@@ -33,14 +37,22 @@ class StageSettings:
     weight_decay: float = 0.01
     ema_decay: float = 0.998
     scenes: float = 1.0
+    schedule: str = "linear"
     minutes: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "micro_batch", "scenes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{self.stage}: {name} must be positive.")
-        if self.minutes is not None and self.minutes < 0:
-            raise ValueError(f"{self.stage}: minutes must not be negative.")
+        for name in ("warmup", "minutes"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{self.stage}: {name} must not be negative.")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{self.stage}: {name} must be {' or '.join(known)}, "
+                    f"got {getattr(self, name)!r}."
+                )
         if self.batch % self.micro_batch:
             raise ValueError(
                 f"{self.stage}: a batch of {self.batch} samples can't be split into micro batches "
@@ -55,18 +67,23 @@ class StageSettings:
     def learning_rate(self, samples: int) -> float:
         """Of the step after this many samples."""
         rise = (samples + self.batch) / self.warmup if self.warmup else 1.0
-        fall = max(0.02, (1 - samples / self.samples) / 0.6)
+        if self.schedule == "cosine":
+            done = (samples - self.warmup) / max(1, self.samples - self.warmup)
+            fall = (1 + math.cos(math.pi * max(0.0, done))) / 2
+        else:
+            fall = max(0.02, (1 - samples / self.samples) / 0.6)
         return self.lr * min(1.0, rise, fall)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """What decides the result and is otherwise in `other`, as "name is 1, was 2"."""
+        """What decides the result and is otherwise in `other`, as "name is 1, was 2". What `other`
+        lacks came later, and was as it is by default."""
         return [
-            f"{f.name} is {getattr(self, f.name)}, was {other.get(f.name)}"
+            f"{f.name} is {getattr(self, f.name)}, was {other.get(f.name, f.default)}"
             for f in fields(self)
-            if f.compare and getattr(self, f.name) != other.get(f.name)
+            if f.compare and getattr(self, f.name) != other.get(f.name, f.default)
         ]
 
 

@@ -54,17 +54,19 @@ def test_another_seed_ends_in_other_weights(tmp_path: Path) -> None:
     assert not torch.equal(a["0.weight"], b["0.weight"])
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("steps", [1, 7])
 def test_a_stopped_run_goes_on_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, schedule: str
 ) -> None:
-    train(tmp_path / "first")
+    settings = replace(SETTINGS, schedule=schedule)
+    train(tmp_path / "first", settings)
     with monkeypatch.context() as context:
         stop_after(steps, context)
-        assert train(tmp_path / "stopped").samples == steps * SETTINGS.batch
+        assert train(tmp_path / "stopped", settings).samples == steps * SETTINGS.batch
     with pytest.raises(ValueError, match=rf"has seen {8 * steps} of 96 samples. Go on with it"):
         load_ema(tmp_path / "stopped", "tiny")
-    train(tmp_path / "stopped", replace(SETTINGS, minutes=10.0))  # which decide nothing
+    train(tmp_path / "stopped", replace(settings, minutes=10.0))  # which decide nothing
     assert_same(tmp_path / "first", tmp_path / "stopped")
 
 
@@ -174,8 +176,32 @@ def test_the_learning_rate_follows_the_samples(stage: str) -> None:
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:])[::-1]
 
 
+def test_cosine() -> None:
+    """A warm-up of 200 samples, then half a cosine over the other 800."""
+    settings = StageSettings("s", 1000, 10, 10, lr=2.0, warmup=200, seed=0, schedule="cosine")
+    expected = {0: 0.1, 90: 1.0, 190: 2.0, 200: 2.0, 400: 1 + 0.5**0.5, 600: 1.0, 800: 1 - 0.5**0.5}
+    for samples, lr in expected.items():
+        assert settings.learning_rate(samples) == pytest.approx(lr), samples
+    assert 0 < settings.learning_rate(990) < 0.001
+    without = replace(settings, warmup=0)
+    assert [without.learning_rate(n) for n in (0, 500)] == pytest.approx([2.0, 1.0])
+
+
+def test_what_a_state_lacks_was_as_it_is_by_default() -> None:
+    """An option that came later doesn't refuse it, unless it's used."""
+    old = SETTINGS.to_dict()
+    del old["schedule"]
+    assert SETTINGS.differences(old) == []
+    other = replace(SETTINGS, schedule="cosine")
+    assert other.differences(old) == ["schedule is cosine, was linear"]
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="micro batches of 3"):
         replace(SETTINGS, micro_batch=3)
     with pytest.raises(ValueError, match="samples must be positive"):
         replace(SETTINGS, samples=0)
+    with pytest.raises(ValueError, match="warmup must not be negative"):
+        replace(SETTINGS, warmup=-1)
+    with pytest.raises(ValueError, match="schedule must be linear or cosine, got 'cos'"):
+        replace(SETTINGS, schedule="cos")
