@@ -52,7 +52,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Core, host and lab tests; arguments go to pytest."""
-    host = _install(session, "test", "scale", "evaluation")
+    host = _install(session, "test", "scale", "evaluation", "training")
     arguments = session.posargs or BOTH_CORES
     session.run("python", "-m", "pytest", *arguments, env=_host_env(host))
 

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-CHOICES = {"schedule": ("linear", "cosine")}
+CHOICES = {"schedule": ("linear", "cosine"), "optimizer": ("adamw", "adamw8bit")}
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class StageSettings:
         scenes: how many scenes to draw in advance, as a multiple of the usual number.
         schedule: how the learning rate falls: "linear", over the last 60 % of the samples to a
             50th; "cosine", over all that follow the warm-up, to 0.
+        optimizer: "adamw", or "adamw8bit", whose moments have 8 bits (arXiv 2110.02861).
         minutes: after which a run of the stage pauses; a later run goes on. They don't decide the
             result.
     """
@@ -38,6 +39,7 @@ class StageSettings:
     ema_decay: float = 0.998
     scenes: float = 1.0
     schedule: str = "linear"
+    optimizer: str = "adamw"
     minutes: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

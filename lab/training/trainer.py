@@ -6,8 +6,10 @@ break. More processes share the same micro batches, and differ by the rounding o
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,13 +61,7 @@ class Trainer:
                 f"{settings.micro_batches} micro batches."
             )
         self.parameters = [p for p in task.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.lr,
-            betas=(0.9, 0.99),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(self.parameters, settings)
         self.ema = Ema(task.trained, settings.ema_decay)
         self.step, self.samples, self.seconds = 0, 0, 0.0
         self.curve: Curve = []
@@ -188,6 +184,23 @@ class Trainer:
             f"{left:.1f} minutes left",
             flush=True,
         )
+
+
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], settings: StageSettings
+) -> torch.optim.Optimizer:
+    """The optimizer of the settings. That of 8 bits keeps the moments of parameters with fewer than
+    4096 numbers in float32."""
+    given: dict[str, Any] = {
+        "lr": settings.lr,
+        "betas": (0.9, 0.99),
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, fused=True, **given)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, **given)
 
 
 def micro_batch_generator(seed: int, step: int, number: int) -> Generator:

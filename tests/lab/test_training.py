@@ -70,6 +70,41 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert_same(tmp_path / "first", tmp_path / "stopped")
 
 
+def test_moments_of_8_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number's two moments take two bytes, and what blocks of 256 share; a run learns, and goes
+    on to the same weights from its file."""
+    pytest.importorskip("bitsandbytes")
+
+    class WideTask(TinyTask):
+        def __init__(self, settings: StageSettings) -> None:
+            super().__init__(settings)
+            self.layers = torch.nn.ModuleList(
+                torch.nn.Sequential(torch.nn.Linear(6, 1024), torch.nn.Linear(1024, 1))
+                for _ in range(2)
+            )
+
+    def train_wide(folder: Path, optimizer: str = "adamw8bit") -> Trainer:
+        settings = replace(SETTINGS, samples=480, lr=0.01, optimizer=optimizer)
+        trainer = Trainer(WideTask(settings), settings, folder)
+        trainer.run()
+        return trainer
+
+    whole = train_wide(tmp_path / "first")
+    weight = whole.task.layers[0][0].weight
+    state = whole.optimizer.state[weight]
+    assert sum(v.nbytes for k, v in state.items() if k in ("state1", "state2")) == 2 * 6144
+    assert sum(v.nbytes for k, v in state.items() if "absmax" in k) == 2 * 4 * 6144 / 256
+    assert whole.curve[-1][1]["right"] > 0.85
+    with monkeypatch.context() as context:
+        stop_after(7, context)
+        train_wide(tmp_path / "stopped")
+    train_wide(tmp_path / "stopped")
+    assert_same(tmp_path / "first", tmp_path / "stopped")
+    train_wide(tmp_path / "adamw", "adamw")
+    exact, coarse = (load_ema(tmp_path / name, "tiny")["0.0.weight"] for name in ("adamw", "first"))
+    assert 0 < (exact - coarse).abs().max() < 0.1 * exact.abs().max()
+
+
 def test_a_real_stage_that_was_stopped_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,12 +123,12 @@ def train_adapter(run: Run) -> None:
     from lab.training.trainer import Trainer
 
     options = run.options
-    with processes.first_process_first():
-        if run.missing() and not fill_cache(run):
-            raise ValueError("Some samples can't be encoded; see above.")
     keys = sorted(key for key, sample in run.samples.items() if sample)
     decided = {**run.decided_by, "set": hashlib.sha256(" ".join(keys).encode()).hexdigest()}
     settings = read_settings(options.settings, minutes=options.minutes, decided_by=decided)
+    with processes.first_process_first():
+        if run.missing() and not fill_cache(run):
+            raise ValueError("Some samples can't be encoded; see above.")
     if options.dry_run:
         count = sum(value.numel() for value in run.adapter.parameters())
         print(

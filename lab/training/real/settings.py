@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,18 @@ def read_settings(path: Path, **more: Any) -> RunSettings:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it isn't such a file.
+        ValueError: it isn't such a file, or asks for a package that isn't installed.
     """
     known = {f.name for f in fields(RunSettings)} - {"stage", "scenes", "minutes", "decided_by"}
     try:
         given = json.loads(path.read_text())
-        return RunSettings(**given, **more, stage=STAGE)
+        settings = RunSettings(**given, **more, stage=STAGE)
+        if settings.optimizer == "adamw8bit" and not find_spec("bitsandbytes"):
+            raise ValueError(
+                "adamw8bit needs bitsandbytes: "
+                "uv pip install --group training --constraints constraints.txt"
+            )
+        return settings
     except ValueError as error:
         raise ValueError(f"--settings: {path}: {error}") from None
     except TypeError:
