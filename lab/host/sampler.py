@@ -91,21 +91,8 @@ class Sampler:
             (model,) = self._run(
                 "MSDApply", model=model, adapter=self.adapter, subjects=subjects, weight=weight
             )
-        (latent,) = self._run("EmptyLatentImage", width=size[1], height=size[0])
-        (latent,) = self._run(
-            "KSampler",
-            model=model,
-            seed=seed,
-            steps=steps,
-            cfg=CFG,
-            sampler_name="euler",
-            scheduler="normal",
-            positive=self.text(prompt),
-            negative=self.text(NEGATIVE),
-            latent_image=latent,
-        )
-        (image,) = self._run("VAEDecode", vae=self.vae, samples=latent)
-        return image[0].movedim(-1, 0).clamp(0, 1)
+        texts = self.text(prompt), self.text(NEGATIVE)
+        return sample_picture(self.nodes, model, *texts, self.vae, size, seed, steps)
 
     def _run(self, node: str, **inputs: Any) -> Any:
         with torch.no_grad():
@@ -166,30 +153,51 @@ class FluxSampler:
                 first_stage=first_stage,
                 **texts,
             )
-        (latent,) = self._run("EmptyLatentImage", width=SMALL_SIZE, height=SMALL_SIZE)
-        (latent,) = self._run(
-            "KSampler",
-            model=model,
-            seed=seed,
-            steps=STEPS,
-            cfg=CFG,
-            sampler_name="euler",
-            scheduler="simple",
-            positive=positive,
-            negative=self.negative,
-            latent_image=latent,
+        size = (SMALL_SIZE, SMALL_SIZE)
+        return sample_picture(
+            self.nodes, model, positive, self.negative, self.vae, size, seed, scheduler="simple"
         )
-        (image,) = self._run("VAEDecode", vae=self.vae, samples=latent)
-        return image[0].movedim(-1, 0).clamp(0, 1)
 
     def _run(self, node: str, **inputs: Any) -> Any:
         with torch.no_grad():
             return run_node(self.nodes, node, **inputs)
 
 
+@torch.no_grad()
+def sample_picture(
+    nodes: dict[str, Any],
+    model: Any,
+    positive: Any,
+    negative: Any,
+    vae: Any,
+    size: tuple[int, int],
+    seed: int,
+    steps: int = STEPS,
+    cfg: float = CFG,
+    scheduler: str = "normal",
+) -> Tensor:
+    """A picture [3, height, width] in 0..1, by EmptyLatentImage, KSampler and VAEDecode."""
+    (latent,) = run_node(nodes, "EmptyLatentImage", width=size[1], height=size[0])
+    (latent,) = run_node(
+        nodes,
+        "KSampler",
+        model=model,
+        seed=seed,
+        steps=steps,
+        cfg=cfg,
+        sampler_name="euler",
+        scheduler=scheduler,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+    )
+    (image,) = run_node(nodes, "VAEDecode", vae=vae, samples=latent)
+    return image[0].movedim(-1, 0).clamp(0, 1)
+
+
 def lay_out(
     nodes: dict[str, Any],
-    references: Tensor,
+    references: Tensor | Sequence[Tensor],
     phrases: Sequence[str],
     boxes: Tensor,
     size: tuple[int, int],
@@ -198,7 +206,7 @@ def lay_out(
     """Subjects from MSDLayout.
 
     Args:
-        references: [S, 3, H, W] in 0..1. phrases: S. boxes: [S, 4].
+        references: S of [3 or 4, H, W] in 0..1. phrases: S. boxes: [S, 4].
         size: height and width of the picture in pixels.
         weight: of every subject.
     """

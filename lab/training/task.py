@@ -31,8 +31,9 @@ class Task(nn.Module, ABC):
     def forward(self, micro_batch: Any) -> Losses:
         """The losses of a micro batch."""
 
-    def validate(self) -> Losses:
-        """Losses of what isn't trained on, always at the same noise; with the EMA as weights."""
+    def validate(self, step: int) -> Losses:
+        """Losses of what isn't trained on, always at the same noise; with the EMA as weights, after
+        so many steps."""
         return {}
 
     def check(self) -> None:

@@ -149,7 +149,7 @@ class Trainer:
         trained = self.task.trained
         weights = {name: value.clone() for name, value in trained.state_dict().items()}
         trained.load_state_dict(self.ema.weights)
-        losses = {name: value.item() for name, value in self.task.validate().items()}
+        losses = {name: value.item() for name, value in self.task.validate(self.step).items()}
         trained.load_state_dict(weights)
         self.validations.append((self.samples, losses))
         text = " ".join(f"{name} {value:.5f}" for name, value in losses.items())

@@ -1,5 +1,6 @@
 """Training of an adapter on a set, in the host's own model code."""
 
+import gc
 import json
 import os
 import subprocess
@@ -11,18 +12,23 @@ import comfy.samplers
 import pytest
 import torch
 from drawn_set import save_drawn_set
+from PIL import Image, ImageChops, ImageOps
 from safetensors.torch import load_file
 
 from lab import ROOT
 from lab.microworld import MODELS, networks
 from lab.microworld.files import save
+from lab.microworld.scenes import to_pil
+from lab.training.__main__ import parse
 from lab.training.real.batches import draw_batch
 from lab.training.real.cache import Cache
 from lab.training.real.encoders import Encoders
 from lab.training.real.frozen import Frozen
+from lab.training.real.pictures import Pictures
+from lab.training.real.run import Run, train_adapter
 from lab.training.real.settings import PAPER, read_settings
 from lab.training.real.task import AdapterOnSet
-from lab.training.real.training_set import read_set
+from lab.training.real.training_set import Sample, read_set
 from msd_core.adapters.ip_adapter import IPAdapter
 from msd_core.adapters.mip_adapter import MIPAdapter
 from msd_core.checkpoint import load_adapter
@@ -31,7 +37,7 @@ CHECKPOINT = MODELS / "checkpoints/micro.safetensors"
 VISION = MODELS / "clip_vision/micro_vision.safetensors"
 FAMILIES = {"MS-Diffusion": None, "IP-Adapter": IPAdapter, "MIP-Adapter": MIPAdapter}
 SETTINGS = {"samples": 48, "batch": 8, "micro_batch": 4, "lr": 6e-4, "warmup": 0, "seed": 1,
-            "validation": 6, "validate": 6}  # fmt: skip
+            "validation": 6, "validate": 6, "pictures": 0}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,86 @@ def test_two_processes_are_one(command: Command, printed: str) -> None:
     assert largest_difference(command.result("whole"), command.result("two")) < 1e-3
 
 
+def apply_nodes(
+    registry: dict[str, Any], model: Any, clip: Any, vision: Any, adapter: Any, sample: Sample,
+    fit: tuple[str, str],
+) -> Any:  # fmt: skip
+    """The model with a drawn sample's subjects, by the nodes."""
+    specs = [{"phrase": s.phrase, "box": list(s.box), "weight": 1.0} for s in sample.subjects]
+    references = {
+        f"reference_{n}": torch.tensor(list(s.reference.open().convert("RGB").tobytes()))
+        .view(1, 64, 64, 3)
+        .float()
+        / 255
+        for n, s in enumerate(sample.subjects, 1)
+    }
+    layout = {"version": 1, "subjects": specs}
+    (subjects, *_) = registry["MSDLayout"].execute(references, 128, 128, layout=layout).result
+    (subjects,) = registry["MSDEncodeReferences"].execute(vision, subjects, *fit).result
+    (subjects,) = registry["MSDGroundReferences"].execute(adapter, clip, subjects).result
+    (patched,) = registry["MSDApply"].execute(model, adapter, subjects, 1.0).result
+    return patched
+
+
+def count_unets() -> int:
+    gc.collect()
+    return sum(type(each).__name__ == "UNetModel" for each in gc.get_objects())
+
+
+def test_validation_pictures(
+    command: Command, printed: str, registry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same run with pictures, in this process. They don't change what is trained, hold no
+    other checkpoint, and show what the nodes sample with the moving average, which after the last
+    step is the result."""
+    import folder_paths
+
+    import lab.microworld.pack  # noqa: F401
+
+    work, settings = command.folder / "shown", command.folder / "shown.json"
+    settings.write_text(json.dumps({**SETTINGS, "pictures": 2}))
+    arguments = [*command.arguments[1:], "--work", work, "--settings", settings]
+    monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--fresh", "--recompute"])
+    run = Run.open(parse())
+    vars(run.encoders)["nodes"] = registry
+    before, counted, made = count_unets(), [], []
+    save = Pictures.save
+
+    def save_and_count(self: Pictures, adapter: Path, name: str) -> None:
+        state = torch.get_rng_state()
+        save(self, adapter, name)
+        assert torch.equal(torch.get_rng_state(), state)
+        counted.append(count_unets() - before)
+        made.append(self)
+
+    monkeypatch.setattr(Pictures, "save", save_and_count)
+    train_adapter(run)
+    assert largest_difference(command.result("shown"), command.result("whole")) == 0
+    assert counted == [1] and "vision" not in vars(run.encoders)
+
+    (sheet,) = (work / "pictures").iterdir()
+    assert sheet.name == "6.png"  # the last of 6 steps
+    ((seed, sample), *_) = [
+        pair for pair in enumerate(made[0].samples) if pair[1].name.startswith("square")
+    ]
+    model, clip, vae = run.encoders.loaded
+    folder_paths.add_model_folder_path("ms_diffusion", str(work), is_default=True)
+    (adapter,) = registry["MSDLoadAdapter"].execute("adapter.safetensors").result
+    with torch.no_grad():
+        patched = apply_nodes(
+            registry, model, clip, run.encoders.vision, adapter, sample, ("stretch", "black")
+        )
+        texts = [registry["CLIPTextEncode"]().encode(clip, t)[0] for t in (sample.caption, "")]
+        (latent,) = registry["EmptyLatentImage"]().generate(128, 128)
+        (latent,) = registry["KSampler"]().sample(
+            patched, seed, 30, 7.5, "euler", "normal", *texts, latent
+        )
+        (expected,) = registry["VAEDecode"]().decode(vae, latent)
+    expected = ImageOps.pad(to_pil(expected[0].movedim(-1, 0).clamp(0, 1)), (512, 512))
+    cell = Image.open(sheet).crop((512, 512 * seed, 1024, 512 * seed + 512))
+    assert ImageChops.difference(cell, expected).getbbox() is None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("without_image", [False, True])
 def test_what_is_trained_is_what_the_nodes_sample(
@@ -170,20 +256,8 @@ def test_what_is_trained_is_what_the_nodes_sample(
     folder_paths.add_model_folder_path("ipadapter", str(files[family].parent), is_default=True)
     (loaded,) = registry["MSDLoadAdapter"].execute(files[family].name).result
     sample = samples[0]
-    specs = [{"phrase": s.phrase, "box": list(s.box), "weight": 1.0} for s in sample.subjects]
-    references = {
-        f"reference_{n}": torch.tensor(list(s.reference.open().convert("RGB").tobytes()))
-        .view(1, 64, 64, 3)
-        .float()
-        / 255
-        for n, s in enumerate(sample.subjects, 1)
-    }
-    layout = {"version": 1, "subjects": specs}
-    (subjects, *_) = registry["MSDLayout"].execute(references, 128, 128, layout=layout).result
     fit = ("stretch", "black") if family == "MS-Diffusion" else ("clip", "keep")
-    (subjects,) = registry["MSDEncodeReferences"].execute(encoders.vision, subjects, *fit).result
-    (subjects,) = registry["MSDGroundReferences"].execute(loaded, clip, subjects).result
-    (patched,) = registry["MSDApply"].execute(model, loaded, subjects, 1.0).result
+    patched = apply_nodes(registry, model, clip, encoders.vision, loaded, sample, fit)
 
     def once(model: Any, x: Any, sigmas: Any, extra_args: Any, *rest: Any, **more: Any) -> Any:
         return model(x, sigmas[:1], **extra_args)

@@ -128,6 +128,7 @@ def test_another_set_is_another_run() -> None:
         ("[]", "must be an object with batch, "),
         ('{"steps": 3}', "must be an object with batch, "),
         ({"schedule": "cos"}, "schedule must be linear or cosine, got 'cos'"),
+        ({"pictures": -1}, "pictures must not be negative"),
         ({"optimizer": "sgd"}, "optimizer must be adamw or adamw8bit, got 'sgd'"),
         ({"optimizer": "adamw8bit"}, "adamw8bit needs bitsandbytes: uv pip install --group "),
     ],

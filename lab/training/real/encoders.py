@@ -56,14 +56,15 @@ def fit_picture(sample: Sample, size: tuple[int, int]) -> tuple[Tensor, list[tup
         box = crop_box(subject.box, shown)
         left_of_it = _area(box) * _area(shown) / _area(subject.box)
         boxes.append(box if left_of_it >= KEPT else (0.0,) * 4)
-    return _pixels(picture.resize(resized, Image.Resampling.LANCZOS).crop(part)), boxes
+    return to_pixels(picture.resize(resized, Image.Resampling.LANCZOS).crop(part)), boxes
 
 
 def _area(box: Sequence[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _pixels(picture: Image.Image) -> Tensor:
+def to_pixels(picture: Image.Image) -> Tensor:
+    """[H, W, C] in 0..1"""
     return torch.from_numpy(np.array(picture)).float() / 255
 
 
@@ -104,19 +105,19 @@ class Encoders:
     @cached_property
     def loaded(self) -> tuple[Any, Any, Any]:
         """Model, CLIP and VAE of the checkpoint."""
-        self._add_folder("checkpoints", self.checkpoint)
+        assert self.nodes
+        add_folder("checkpoints", self.checkpoint)
         return run_node(self.nodes, "CheckpointLoaderSimple", ckpt_name=self.checkpoint.name)
 
     @cached_property
     def vision(self) -> Any:
-        self._add_folder("clip_vision", self.clip_vision)
+        assert self.nodes
+        add_folder("clip_vision", self.clip_vision)
         return run_node(self.nodes, "CLIPVisionLoader", clip_name=self.clip_vision.name)[0]
 
-    def _add_folder(self, kind: str, path: Path) -> None:
-        assert self.nodes
-        import folder_paths
-
-        folder_paths.add_model_folder_path(kind, str(path.parent.resolve()), is_default=True)
+    def forget_vision(self) -> None:
+        """Free the image encoder's memory; it's loaded again when it's needed."""
+        vars(self).pop("vision", None)
 
     @torch.no_grad()
     def encode(self, sample: Sample) -> Encoded:
@@ -129,14 +130,14 @@ class Encoders:
             ValueError: a picture can't be read, or a model doesn't fit the adapter.
         """
         model, _, vae = self.loaded
-        height, width = bucket(_size(sample.picture), self.edge)
+        height, width = bucket(picture_size(sample.picture), self.edge)
         picture, boxes = fit_picture(sample, (height, width))
         latent = model.model.process_latent_in(vae.encode(picture[None]))[0]
         subjects = [s for s, box in zip(sample.subjects, boxes, strict=True) if any(box)]
         encoded = {"latent": latent, **self.text(sample.caption)}
         encoded["boxes"] = torch.tensor([box for box in boxes if any(box)]).reshape(-1, 4)
         if subjects:
-            references = [_pixels(s.reference.open().convert("RGBA")) for s in subjects]
+            references = [to_pixels(s.reference.open().convert("RGBA")) for s in subjects]
             encoded["features"], _ = self.features(references)
             for number, embed in enumerate(self.phrases([s.phrase for s in subjects]), 1):
                 encoded[f"phrase_{number}"] = embed
@@ -183,7 +184,15 @@ class Encoders:
         return grounding._checked_phrases(self.loaded[1], self.needs, phrases)
 
 
-def _size(picture: Part) -> tuple[int, int]:
+def add_folder(kind: str, path: Path) -> None:
+    """Let the host find a file, before others of its name."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path(kind, str(path.parent.resolve()), is_default=True)
+
+
+def picture_size(picture: Part) -> tuple[int, int]:
+    """Height and width."""
     with picture.open() as opened:
         return opened.height, opened.width
 

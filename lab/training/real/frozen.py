@@ -28,9 +28,8 @@ class Frozen:
     """
 
     def __init__(self, model: Any, adapter: Adapter) -> None:
-        import comfy.model_management
-
-        comfy.model_management.load_models_gpu([model], force_full_load=True)
+        self.model = model
+        self.load()
         self.device: torch.device = model.load_device
         self.base: Any = model.model.requires_grad_(False)
         self.unet: nn.Module = self.base.diffusion_model
@@ -39,6 +38,14 @@ class Frozen:
         self.blocks = [attention.block for attention in attentions]
         keys = text_keys(self.unet)
         self.text_keys = [keys[block] for block in self.blocks]
+
+    def load(self) -> None:
+        """Have all of it on the device, and no other of the host's models."""
+        import comfy.model_management
+
+        comfy.model_management.unload_all_models()
+        comfy.model_management.load_models_gpu([self.model], force_full_load=True)
+        comfy.model_management.soft_empty_cache()
 
     def recompute(self) -> None:
         """Compute what is inside a transformer block again for the gradients, instead of keeping

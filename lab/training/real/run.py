@@ -118,6 +118,7 @@ def train_adapter(run: Run) -> None:
     """Train until all samples of the settings are seen, and write adapter.safetensors; or until the
     minutes are over."""
     from lab.training.real.frozen import Frozen
+    from lab.training.real.pictures import Pictures
     from lab.training.real.start import initialize
     from lab.training.real.task import AdapterOnSet
     from lab.training.trainer import Trainer
@@ -144,6 +145,9 @@ def train_adapter(run: Run) -> None:
         torch.manual_seed(settings.seed)
         initialize(run.adapter, frozen)
     task = AdapterOnSet(settings, frozen, run.adapter, run.cache, keys, options.work)
+    held_out = [run.samples[key] for keys in task.held_out for key in keys]
+    if shown := [sample for sample in held_out if sample][: settings.pictures]:
+        task.pictures = Pictures(run.encoders, shown, options.work / "pictures")
     Trainer(task, settings, options.work).run()
 
 

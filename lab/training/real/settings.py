@@ -24,6 +24,8 @@ class RunSettings(StageSettings):
             2303.09556); 0 weighs all alike.
         validation: samples that are held out, the first ones by key.
         validate: steps between two validations.
+        pictures: held-out samples that are sampled at each validation; they don't decide the
+            result.
         decided_by: hashes of what else decides the result: encoders, set, what it starts from.
     """
 
@@ -34,7 +36,14 @@ class RunSettings(StageSettings):
     min_snr: float = 0.0
     validation: int = 64
     validate: int = 500
+    pictures: int = field(default=4, compare=False)
     decided_by: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("min_snr", "validation", "validate", "pictures"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{self.stage}: {name} must not be negative.")
 
 
 def read_settings(path: Path, **more: Any) -> RunSettings:

@@ -13,6 +13,7 @@ from lab.training.draws import scatter
 from lab.training.real.batches import Batch, draw_batch
 from lab.training.real.cache import Cache
 from lab.training.real.frozen import Frozen, ImageBranch
+from lab.training.real.pictures import Pictures
 from lab.training.real.settings import RunSettings
 from lab.training.task import Losses, Task
 from msd_core.attention.merge import merged_attention, name_weights, text_strength
@@ -33,6 +34,7 @@ class AdapterOnSet(Task):
     """
 
     unused_parameters = True  # a micro batch may have no references
+    pictures: Pictures | None = None  # of held-out samples, at each validation
 
     def __init__(
         self, settings: RunSettings, frozen: Frozen, adapter: Any, cache: Cache, keys: list[str],
@@ -143,8 +145,10 @@ class AdapterOnSet(Task):
         ]
 
     @torch.no_grad()
-    def validate(self) -> Losses:
+    def validate(self, step: int) -> Losses:
         """Errors of the held-out samples, with their references and without."""
+        if self.pictures is not None:
+            self._save_pictures(self.pictures, str(step))
         settings = replace(self.settings, text=0.0, image=0.0, both=0.0, grounding=0.0)
         errors: dict[str, list[Tensor]] = {"validation": [], "without references": []}
         g = torch.Generator().manual_seed(0)
@@ -157,9 +161,21 @@ class AdapterOnSet(Task):
                 errors["without references"].append(self.frozen.error(batch)[0])
         return {name: torch.cat(each).mean() for name, each in errors.items()}
 
-    def check(self) -> None:
-        """Write the adapter, as MSD Load Adapter reads it."""
-        path = self.folder / RESULT
+    def _save_pictures(self, pictures: Pictures, name: str) -> None:
+        pictures.folder.mkdir(parents=True, exist_ok=True)
+        path = pictures.folder / RESULT
+        self._save_adapter(path)
+        pictures.save(path, name)
+        path.unlink()
+        self.frozen.load()
+
+    def _save_adapter(self, path: Path) -> None:
+        """As MSD Load Adapter reads it."""
         weights = {k: v.detach().cpu().half() for k, v in self.adapter.state_dict().items()}
         save_file(weights, path, self.adapter.metadata())
+
+    def check(self) -> None:
+        """Write the adapter."""
+        path = self.folder / RESULT
+        self._save_adapter(path)
         print(f"Wrote {path}.", flush=True)

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,26 +190,45 @@ def _look(part: Part, what: str) -> None:
         raise ValueError(f"{what} can't be read: {error}") from None
 
 
-def draw_samples(samples: list[Sample], path: Path, edge: int = 256) -> None:
+def draw_samples(samples: list[Sample], path: Path) -> None:
     """A contact sheet: of each sample the picture with its boxes, then its references."""
-    columns = 1 + max(len(sample.subjects) for sample in samples)
-    sheet = Image.new("RGB", (edge * columns, edge * len(samples)), "white")
-    for row, sample in enumerate(samples):
-        picture = sample.picture.open().convert("RGB")
-        pen = ImageDraw.Draw(picture)
-        width = max(1, min(picture.size) // 100)
-        for subject in sample.subjects:
-            corners = [v * picture.size[n % 2] for n, v in enumerate(subject.box)]
+    rows = []
+    for sample in samples:
+        boxes = [subject.box for subject in sample.subjects]
+        rows.append([with_boxes(sample, sample.picture.open(), boxes), *references(sample)])
+    save_sheet(rows, path)
+
+
+def with_boxes(
+    sample: Sample, picture: Image.Image, boxes: Sequence[Sequence[float]]
+) -> Image.Image:
+    """A sample's picture with its subjects' boxes and phrases; those of zeros aren't drawn."""
+    picture = picture.convert("RGB")
+    pen = ImageDraw.Draw(picture)
+    width = max(1, min(picture.size) // 100)
+    for subject, box in zip(sample.subjects, boxes, strict=True):
+        if any(box):
+            corners = [v * picture.size[n % 2] for n, v in enumerate(box)]
             pen.rectangle(corners, outline="red", width=width)
             pen.text((corners[0] + 2 * width, corners[1] + width), subject.phrase, "red")
-        references = [_on_grey(subject.reference.open()) for subject in sample.subjects]
-        for column, shown in enumerate((picture, *references)):
-            fitted = ImageOps.pad(shown, (edge, edge), color="white")
-            sheet.paste(fitted, (edge * column, edge * row))
+    return picture
+
+
+def references(sample: Sample) -> list[Image.Image]:
+    """A sample's references, on grey."""
+    shown = []
+    for subject in sample.subjects:
+        picture = subject.reference.open().convert("RGBA")
+        grey = Image.new("RGBA", picture.size, (128, 128, 128, 255))
+        shown.append(Image.alpha_composite(grey, picture).convert("RGB"))
+    return shown
+
+
+def save_sheet(rows: Sequence[Sequence[Image.Image]], path: Path, edge: int = 256) -> None:
+    """Write rows of pictures as one picture, each fitted in a square."""
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (edge * columns, edge * len(rows)), "white")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(ImageOps.pad(picture, (edge, edge), color="white"), (edge * x, edge * y))
     sheet.save(path)
-
-
-def _on_grey(picture: Image.Image) -> Image.Image:
-    picture = picture.convert("RGBA")
-    grey = Image.new("RGBA", picture.size, (128, 128, 128, 255))
-    return Image.alpha_composite(grey, picture).convert("RGB")
