@@ -56,7 +56,7 @@ class Clip:
     """
 
     def __init__(self, name: str, device: str) -> None:
-        self.model, self.hash = _load(CLIPModel, "--clip", name, device)
+        self.model, self.hash = load_model(CLIPModel, "--clip", name, device)
         self.tokenizer = _load_text(AutoTokenizer, "--clip", name, self.model.config.text_config)
         _check_size("--clip", name, self.model.config.vision_config.image_size)
         self.prepare = _preprocessing(SIZE, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
@@ -87,8 +87,8 @@ class Dino:
 
     def __init__(self, name: str, device: str, second: bool = False) -> None:
         option, kind = ("--dinov2", Dinov2Model) if second else ("--dino", ViTModel)
-        settings = {} if second else {"add_pooling_layer": False}
-        self.model, self.hash = _load(kind, option, name, device, **settings)
+        settings: dict[str, Any] = {} if second else {"add_pooling_layer": False}
+        self.model, self.hash = load_model(kind, option, name, device, **settings)
         if not second:  # which interpolates its positions
             _check_size(option, name, self.model.config.image_size)
         self.prepare = _preprocessing(LARGER, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -111,11 +111,15 @@ class Detection:
 
 
 class Detector:
-    """OWLv2. Args and errors as those of Clip."""
+    """OWLv2. Args and errors as those of Clip.
 
-    def __init__(self, name: str, device: str) -> None:
-        self.model, self.hash = _load(Owlv2ForObjectDetection, "--owlv2", name, device)
-        self.processor = _load_text(Owlv2Processor, "--owlv2", name, self.model.config.text_config)
+    Args:
+        option: that it's given by.
+    """
+
+    def __init__(self, name: str, device: str, option: str = "--owlv2") -> None:
+        self.model, self.hash = load_model(Owlv2ForObjectDetection, option, name, device)
+        self.processor = _load_text(Owlv2Processor, option, name, self.model.config.text_config)
 
     def find(self, picture: Image.Image, phrases: Sequence[str]) -> list[Detection]:
         """What is found of any of the phrases, the surest first.
@@ -146,13 +150,20 @@ class Detector:
         ]
 
 
-def _load(kind: Any, option: str, name: str, device: str, **settings: Any) -> tuple[Any, str]:
-    """A model, and the hash of its weights."""
-    expected, found = kind.config_class.model_type, _read(AutoConfig, option, name).model_type
-    if found != expected:
+def load_model(
+    kind: Any, option: str, name: str, device: str, also: str = "", **settings: Any
+) -> tuple[Any, str]:
+    """A model of a class of transformers, and the hash of its weights; arguments and errors as
+    those of Clip.
+
+    Args:
+        also: type of models that this class reads besides its own.
+    """
+    expected, found = kind.config_class.model_type, read(AutoConfig, option, name).model_type
+    if found not in (expected, also):
         raise ValueError(f"{option}: {name} is a {found}; expected a {expected}.")
     more = {"output_loading_info": True, "dtype": torch.float32, **settings}
-    model, loaded = _read(kind, option, name, **more)
+    model, loaded = read(kind, option, name, **more)
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"{option}: {name} lacks {len(missing)} weights, {missing[0]} among them.")
     content = hashlib.sha256()
@@ -165,7 +176,7 @@ def _load(kind: Any, option: str, name: str, device: str, **settings: Any) -> tu
 def _load_text(kind: Any, option: str, name: str, config: Any) -> Any:
     """A tokenizer or a processor. Where its files are missing, transformers may make an empty
     one."""
-    loaded = _read(kind, option, name)
+    loaded = read(kind, option, name)
     count = len(getattr(loaded, "tokenizer", loaded))
     if count != config.vocab_size:
         raise ValueError(
@@ -175,9 +186,9 @@ def _load_text(kind: Any, option: str, name: str, config: Any) -> Any:
     return loaded
 
 
-def _read(kind: Any, option: str, name: str, **settings: Any) -> Any:
+def read(kind: Any, option: str, name: str, **settings: Any) -> Any:
     """What a class of transformers reads from a folder, which may be given by the model's file in
-    it, or from the hub's cache."""
+    it, or from the hub's cache; errors as those of Clip."""
     folder = str(Path(name).parent) if Path(name).is_file() else name
     try:
         return kind.from_pretrained(folder, local_files_only=True, **settings)

@@ -18,6 +18,7 @@ A stage leaves its state in the work folder as <stage>.pt, and the loss curve as
 Trains an adapter for a checkpoint of one's own, on one's own pictures (docs/training.md):
 
     python -m lab.training import coco FOLDER --out SET
+    python -m lab.training import frames CLIPS --phrases cat "red car" --out SET
     python -m lab.training check SET
     python -m lab.training cache --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
     python -m lab.training run --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
@@ -79,8 +80,18 @@ def import_from(options: argparse.Namespace) -> None:
 
         import_family(options.models, options.work)
         return
-    if not options.source or not options.out:
-        raise ValueError("import coco needs the folder of COCO, and --out for the set.")
+    needs = {
+        "source": "the folder to read, after its name",
+        "out": "--out, the folder for the set",
+        **({"phrases": "--phrases, what to look for"} if options.what == "frames" else {}),
+    }
+    if lacking := [text for name, text in needs.items() if not getattr(options, name)]:
+        raise ValueError(f"import {options.what} needs {' and '.join(lacking)}.")
+    if options.what == "frames":
+        from lab.training.real import frames
+
+        frames.main(options)
+        return
     from lab.training.real.coco import import_coco
 
     print(f"Wrote {import_coco(options.source, options.out)} samples to {options.out}.")
@@ -105,11 +116,13 @@ def parse() -> argparse.Namespace:
     export.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
     back = commands.add_parser("import", help="make finished stages of the family, or a set")
     back.add_argument(
-        "what", nargs="?", choices=("family", "coco"), default="family",
-        help="finished stages of the family's files (the default), or a training set of COCO",
+        "what", nargs="?", choices=("family", "coco", "frames"), default="family",
+        help="finished stages of the family's files (the default), or a training set of COCO or of "
+        "two frames of each clip",
     )  # fmt: skip
-    back.add_argument("source", nargs="?", type=Path, help="folder of COCO")
-    back.add_argument("--out", type=Path, help="folder for the set")
+    back.add_argument("source", nargs="?", type=Path, help="folder of COCO, or of clips")
+    back.add_argument("--out", type=Path, help="folder for the set; clips that it has are kept")
+    _add_frames(back.add_argument_group("import frames"))
     back.add_argument("--models", type=Path, default=MODELS, help="folder to read from")
     for command in (train, export, back):
         command.add_argument(
@@ -117,6 +130,25 @@ def parse() -> argparse.Namespace:
         )
     _add_real(commands)
     return parser.parse_args()
+
+
+def _add_frames(frames: Any) -> None:
+    frames.add_argument(
+        "--phrases", nargs="+", help="subjects; in a clip, those that its caption names"
+    )
+    networks = {
+        "detector": ("google/owlv2-base-patch16-ensemble", "OWLv2"),
+        "segmenter": ("facebook/sam2.1-hiera-large", "SAM2"),
+    }
+    for option, (name, kind) in networks.items():
+        where = f"a folder, or a name in the hub's cache ({name})"
+        frames.add_argument(f"--{option}", default=name, help=f"{kind} of transformers: {where}")
+    frames.add_argument(
+        "--min-score", type=float, default=0.1,
+        help="of what the detector finds; a phrase that is found twice is left out",
+    )  # fmt: skip
+    frames.add_argument("--device", choices=("cpu", "cuda"), help="by default cuda if there is one")
+    frames.add_argument("--dry-run", action="store_true", help="say how many clips would be read")
 
 
 def _add_real(commands: Any) -> None:

@@ -1,5 +1,5 @@
-"""Tiny encoders with random weights, of the classes that scores come from, saved as transformers
-saves them."""
+"""Tiny networks with random weights, of the classes that scores and sets come from, saved as
+transformers saves them."""
 
 import os
 from pathlib import Path
@@ -15,6 +15,10 @@ from transformers import (
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
+    Sam2Config,
+    Sam2ImageProcessor,
+    Sam2Model,
+    Sam2Processor,
     ViTConfig,
     ViTModel,
 )
@@ -57,3 +61,40 @@ def save_encoders(folder: Path) -> dict[str, Path]:
         tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER, pad_token="!", model_max_length=16),
     ).save_pretrained(folders["owlv2"])
     return folders
+
+
+def save_segmenter(folder: Path) -> Path:
+    """Save a SAM2, and return its folder."""
+    torch.manual_seed(0)
+    stages = [8, 16, 32, 64]
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": stages[0],
+        "image_size": [128, 128],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": stages,
+        "num_attention_heads_per_stage": [1, 1, 1, 1],
+        "window_size_per_stage": [8, 4, 4, 4],
+        "global_attention_blocks": [3],
+    }
+    vision = {
+        "backbone_config": backbone,
+        "backbone_channel_list": stages[::-1],
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "fpn_hidden_size": 32,
+    }
+    decoder = {"mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
+    config = Sam2Config(
+        vision_config=vision,
+        prompt_encoder_config={"hidden_size": 32, "image_size": 128},
+        mask_decoder_config={"hidden_size": 32, **decoder},
+    )
+    model = Sam2Model(config)
+    with torch.no_grad():
+        for weight in model.mask_decoder.parameters():
+            weight *= 8  # so that masks differ by their boxes
+    model.save_pretrained(folder / "sam2")
+    Sam2Processor(
+        image_processor=Sam2ImageProcessor(size={"height": 128, "width": 128}), target_size=128
+    ).save_pretrained(folder / "sam2")
+    return folder / "sam2"

@@ -11,8 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-SMALLEST = 0.02  # of the picture, that a subject's box takes
-MOST = 4  # subjects of a picture, the largest ones
+from lab.training.real.training_set import MAX_SUBJECTS, MIN_AREA, CutOut, cut_out, save_sample
 
 
 def import_coco(source: Path, out: Path) -> int:
@@ -63,27 +62,23 @@ def _pictures(
             phrase = names[annotation["category_id"]]
             objects[annotation["image_id"]].append({**annotation, "phrase": phrase})
     for image in instances["images"]:
-        smallest = SMALLEST * image["width"] * image["height"]
+        smallest = MIN_AREA * image["width"] * image["height"]
         found = [o for o in objects[image["id"]] if o["bbox"][2] * o["bbox"][3] >= smallest]
         found.sort(key=lambda each: -each["bbox"][2] * each["bbox"][3])
         if found and first.get(image["id"]):
-            yield image, first[image["id"]], found[:MOST]
+            yield image, first[image["id"]], found[:MAX_SUBJECTS]
 
 
 def _write(path: Path, name: str, caption: str, objects: list[dict[str, Any]], out: Path) -> None:
     picture = Image.open(path).convert("RGB")
     subjects = []
-    for number, each in enumerate(objects):
+    for each in objects:
         left, top, width, height = each["bbox"]
         edges = (left, top, left + width, top + height)
-        box = [min(1.0, max(0.0, v / picture.size[n % 2])) for n, v in enumerate(edges)]
+        box = tuple(min(1.0, max(0.0, v / picture.size[n % 2])) for n, v in enumerate(edges))
         mask = Image.new("L", picture.size)
         pen = ImageDraw.Draw(mask)
         for polygon in each["segmentation"]:
             pen.polygon(polygon, fill=255)
-        reference = picture.copy()
-        reference.putalpha(mask)
-        reference.crop(mask.getbbox()).save(out / f"{name}.{number}.png")
-        subjects.append({"phrase": each["phrase"], "box": box, "reference": f"{name}.{number}.png"})
-    (out / f"{name}{path.suffix.lower()}").write_bytes(path.read_bytes())
-    (out / f"{name}.json").write_text(json.dumps({"caption": caption, "subjects": subjects}))
+        subjects.append(CutOut(each["phrase"], box, cut_out(picture, mask)))
+    save_sample(out, name, path.read_bytes(), path.suffix.lower(), caption, subjects)

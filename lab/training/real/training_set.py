@@ -22,6 +22,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageOps
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+# Of the subjects that importers take: at least this much of the picture in its box, and at most so
+# many of a picture, the largest ones.
+MIN_AREA, MAX_SUBJECTS = 0.02, 4
 FIELDS, SUBJECT_FIELDS = {"caption", "subjects"}, {"phrase", "box", "reference"}
 
 
@@ -188,6 +191,41 @@ def _look(part: Part, what: str) -> None:
             picture.verify()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{what} can't be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """A subject for `save_sample`."""
+
+    phrase: str
+    box: tuple[float, ...]  # in 0..1 of the sample's picture
+    reference: Image.Image
+
+
+def cut_out(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """What a mask [H, W] shows of a picture, as an RGBA picture of just its size; it mustn't be
+    empty."""
+    reference = picture.convert("RGB")
+    reference.putalpha(mask)
+    return reference.crop(mask.getbbox())
+
+
+def save_sample(
+    folder: Path, name: str, picture: bytes, ending: str, caption: str, subjects: Sequence[CutOut]
+) -> None:
+    """Write a sample, <name>.json last: where that is, the sample is whole.
+
+    Args:
+        picture: content of a file with this ending, one of `PICTURES`.
+    """
+    content = []
+    for number, subject in enumerate(subjects):
+        reference = f"{name}.{number}.png"
+        subject.reference.save(folder / reference)
+        content.append({"phrase": subject.phrase, "box": list(subject.box), "reference": reference})
+    (folder / f"{name}{ending}").write_bytes(picture)
+    text = json.dumps({"caption": caption, "subjects": content})
+    (folder / f"{name}.json").write_text(text)
 
 
 def draw_samples(samples: list[Sample], path: Path) -> None:
