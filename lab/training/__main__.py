@@ -18,6 +18,7 @@ A stage leaves its state in the work folder as <stage>.pt, and the loss curve as
 Trains an adapter for a checkpoint of one's own, on one's own pictures (docs/training.md):
 
     python -m lab.training import coco FOLDER --out SET
+    python -m lab.training import mip FOLDER --out SET
     python -m lab.training import frames CLIPS --phrases cat "red car" --out SET
     python -m lab.training check SET
     python -m lab.training cache --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
@@ -74,27 +75,21 @@ def main() -> None:
 
 
 def import_from(options: argparse.Namespace) -> None:
-    """Raises ValueError: an option is missing."""
-    if options.what == "family":
+    if options.what is None:
         from lab.training.export import import_family
 
         import_family(options.models, options.work)
-        return
-    needs = {
-        "source": "the folder to read, after its name",
-        "out": "--out, the folder for the set",
-        **({"phrases": "--phrases, what to look for"} if options.what == "frames" else {}),
-    }
-    if lacking := [text for name, text in needs.items() if not getattr(options, name)]:
-        raise ValueError(f"import {options.what} needs {' and '.join(lacking)}.")
-    if options.what == "frames":
+    elif options.what == "frames":
         from lab.training.real import frames
 
         frames.main(options)
-        return
-    from lab.training.real.coco import import_coco
+    else:
+        from lab.training.real.coco import import_coco
+        from lab.training.real.mip import import_mip
 
-    print(f"Wrote {import_coco(options.source, options.out)} samples to {options.out}.")
+        write = {"coco": import_coco, "mip": import_mip}[options.what]
+        count = write(options.source, options.out)
+        print(f"Wrote {count} samples to {options.out}.")
 
 
 def parse() -> argparse.Namespace:
@@ -114,16 +109,10 @@ def parse() -> argparse.Namespace:
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     export = commands.add_parser("export", help="write the family's files")
     export.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
-    back = commands.add_parser("import", help="make finished stages of the family, or a set")
-    back.add_argument(
-        "what", nargs="?", choices=("family", "coco", "frames"), default="family",
-        help="finished stages of the family's files (the default), or a training set of COCO or of "
-        "two frames of each clip",
-    )  # fmt: skip
-    back.add_argument("source", nargs="?", type=Path, help="folder of COCO, or of clips")
-    back.add_argument("--out", type=Path, help="folder for the set; clips that it has are kept")
-    _add_frames(back.add_argument_group("import frames"))
+    what = "make finished stages of the family's files, or a training set of others' files"
+    back = commands.add_parser("import", help=what, description=what)
     back.add_argument("--models", type=Path, default=MODELS, help="folder to read from")
+    _add_sets(back.add_subparsers(dest="what", title="training sets"))
     for command in (train, export, back):
         command.add_argument(
             "--work", type=Path, default=ROOT / ".lab" / "training", help="folder of the states"
@@ -132,9 +121,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _add_frames(frames: Any) -> None:
+def _add_sets(sets: Any) -> None:
+    """The training sets that others can become."""
+    coco = sets.add_parser("coco", help="of COCO's pictures, captions and segmentations")
+    mip = sets.add_parser("mip", help="of MIP-Adapter's set")
+    frames = sets.add_parser("frames", help="of two frames of each clip")
+    for command, what in ((coco, "COCO"), (mip, "images, masks and jsons"), (frames, "clips")):
+        command.add_argument("source", type=Path, help=f"folder of {what}")
+        command.add_argument("--out", type=Path, required=True, help="folder for the set")
     frames.add_argument(
-        "--phrases", nargs="+", help="subjects; in a clip, those that its caption names"
+        "--phrases", nargs="+", required=True, help="subjects; of a clip, those its caption names"
     )
     networks = {
         "detector": ("google/owlv2-base-patch16-ensemble", "OWLv2"),
@@ -148,7 +144,7 @@ def _add_frames(frames: Any) -> None:
         help="of what the detector finds; a phrase that is found twice is left out",
     )  # fmt: skip
     frames.add_argument("--device", choices=("cpu", "cuda"), help="by default cuda if there is one")
-    frames.add_argument("--dry-run", action="store_true", help="say how many clips would be read")
+    frames.add_argument("--dry-run", action="store_true", help="say how many clips are to do")
 
 
 def _add_real(commands: Any) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from drawn_set import pack, save_drawn_set
@@ -12,6 +13,7 @@ from PIL import Image
 
 from lab.training.real.coco import import_coco
 from lab.training.real.encoders import bucket, fit_picture
+from lab.training.real.mip import import_mip
 from lab.training.real.settings import PAPER, read_settings
 from lab.training.real.training_set import read_set, scan
 
@@ -183,3 +185,63 @@ def test_coco(tmp_path: Path) -> None:
         import_coco(source, tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="has no annotations/instances_<split>"):
         import_coco(tmp_path, tmp_path / "other")
+
+
+def save_mip_picture(source: Path, name: str, values: Any, text: str, *entities: Any) -> None:
+    """The value n of a mask is grey 20 n in the picture."""
+    for folder in ("images", "masks", "jsons"):
+        (source / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values * 20).convert("RGB").save(source / "images" / f"{name}.png")
+    Image.fromarray(values).save(source / "masks" / f"{name}.png")
+    masks = [
+        {"label": label, "logit": logit, "value": n, **({"box": box} if box else {})}
+        for n, (label, logit, box) in enumerate(entities)
+    ]
+    content = {"text": text, "original_size": [200, 100], "final_masks": masks}
+    (source / "jsons" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_mip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Entities of the text, cut out along their masks; of those in one place the surest."""
+    source, out = tmp_path / "mip", tmp_path / "set"
+    values = np.zeros((100, 200), np.uint8)
+    values[10:70, 20:80] = 3
+    values[10:40, 20:50] = 0  # a quarter of the box that isn't of it
+    values[20:100, 120:200] = 5
+    values[20:30, 120:130] = 7  # another one in that box
+    dog, cat = [20, 10, 80, 70], [119.6, 20.2, 204.0, 100.0]
+    save_mip_picture(
+        source, "sa_1", values, "A dog beside a black cat, catnip",
+        ("dog", 0.5, dog), ("black cat", 0.9, cat), ("dog", 0.4, [22, 12, 78, 70]),
+        ("black cat", 0.3, [100, 0, 118, 100]), ("nip", 0.8, [0, 80, 60, 100]),
+        ("dog", 0.8, [90, 0, 110, 100]), ("black", 0.7, [110, 60, 170, 100]), ("beside", 0.6, None),
+    )  # fmt: skip
+    save_mip_picture(source, "sa_2", values, "nothing of these", ("dog", 0.5, dog))
+    for name in ("sa_3", "sa_4", "sa_5"):
+        save_mip_picture(source, name, values, "a dog", ("dog", 0.5, dog))
+    (source / "masks" / "sa_3.png").unlink()
+    Image.new("L", (100, 100)).save(source / "masks" / "sa_4.png")
+    (source / "jsons" / "sa_5.json").write_text('{"text": "a dog"}')
+    assert import_mip(source, out) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["sa_3", "sa_4", "sa_5"]
+    assert "No such file" in lines[0] and lines[2] == "sa_5: it has no 'final_masks'"
+    assert lines[1] == "sa_4: its mask is (100, 100), its picture (100, 200)"
+
+    (sample,) = read_set(out)
+    assert sample.caption == "A dog beside a black cat, catnip"
+    assert np.array_equal(np.asarray(sample.picture.open())[..., 0], values * 20)
+    found = {subject.phrase: subject for subject in sample.subjects}
+    assert [subject.phrase for subject in sample.subjects] == ["black cat", "dog"]
+    assert found["dog"].box == (0.1, 0.1, 0.4, 0.7)
+    assert found["black cat"].box == (0.6, 0.2, 1.0, 1.0)
+    reference = found["dog"].reference.open()
+    assert reference.size == (60, 60)
+    assert reference.getpixel((40, 40)) == (60, 60, 60, 255)
+    assert reference.getpixel((10, 10))[3] == 0
+    reference = found["black cat"].reference.open()
+    assert reference.size == (80, 80) and reference.getpixel((5, 5))[3] == 0
+    with pytest.raises(FileExistsError, match="isn't empty"):
+        import_mip(source, out)
+    with pytest.raises(FileNotFoundError, match=r"has no jsons/\*\.json"):
+        import_mip(tmp_path, tmp_path / "other")

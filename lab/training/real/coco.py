@@ -11,7 +11,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from lab.training.real.training_set import MAX_SUBJECTS, MIN_AREA, CutOut, cut_out, save_sample
+from lab.training.real.training_set import (
+    MAX_SUBJECTS,
+    MIN_AREA,
+    CutOut,
+    cut_out,
+    new_folder,
+    save_sample,
+)
 
 
 def import_coco(source: Path, out: Path) -> int:
@@ -27,9 +34,7 @@ def import_coco(source: Path, out: Path) -> int:
     splits = sorted((source / "annotations").glob("instances_*.json"))
     if not splits:
         raise FileNotFoundError(f"{source} has no annotations/instances_<split>.json.")
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} isn't empty.")
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     count = 0
     for instances in splits:
         split = instances.stem.removeprefix("instances_")

@@ -10,7 +10,6 @@ A clip is a video or a folder of frames, with its caption beside it:
 
 import argparse
 import io
-import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -32,6 +31,7 @@ from lab.training.real.training_set import (
     PICTURES,
     CutOut,
     cut_out,
+    is_in,
     save_sample,
 )
 
@@ -164,12 +164,6 @@ def read_caption(clip: Path) -> str:
     if not text:
         raise ValueError(f"it has no caption in {path.name}")
     return text
-
-
-def is_in(phrase: str, caption: str) -> bool:
-    """Whether a caption has these words."""
-    words = r"\s+".join(map(re.escape, phrase.split()))
-    return re.search(rf"(?<!\w){words}(?!\w)", caption, re.IGNORECASE) is not None
 
 
 def read_frames(clip: Path) -> Frames:

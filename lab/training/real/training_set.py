@@ -13,6 +13,7 @@ A box is x0, y0, x1, y1 in 0..1 of the picture.
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -200,6 +201,19 @@ class CutOut:
     phrase: str
     box: tuple[float, ...]  # in 0..1 of the sample's picture
     reference: Image.Image
+
+
+def new_folder(path: Path) -> None:
+    """Raises FileExistsError: there is something in it."""
+    if path.exists() and any(path.iterdir()):
+        raise FileExistsError(f"{path} isn't empty.")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def is_in(phrase: str, caption: str) -> bool:
+    """Whether a caption has these words."""
+    words = r"\s+".join(map(re.escape, phrase.split()))
+    return re.search(rf"(?<!\w){words}(?!\w)", caption, re.IGNORECASE) is not None
 
 
 def cut_out(picture: Image.Image, mask: Image.Image) -> Image.Image:
