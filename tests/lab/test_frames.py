@@ -162,12 +162,13 @@ def test_the_scores_and_the_masks_must_be_good_enough(
     clip = save_clip(tmp_path / "walk", "a car", BEFORE, AFTER)
     assert run(clip, BEFORE, AFTER, out=tmp_path / "set", min_score=0.6) == 0
     assert "there is no 'car' in its first frame" in capsys.readouterr().out
-    little = torch.zeros(1, *SIZE[::-1], dtype=torch.bool)
-    little[:, :12, :12] = True  # 9 % of a box of 40 x 40
-    monkeypatch.setattr(Drawn, "masks", lambda *_: little)
+    mask = torch.zeros(1, *SIZE[::-1], dtype=torch.bool)
+    mask[:, :, :60] = True  # elsewhere
+    mask[:, 20:32, 100:112] = True  # and 9 % of its box of 40 x 40
+    monkeypatch.setattr(Drawn, "masks", lambda *_: mask)
     assert run(clip, BEFORE, AFTER, out=tmp_path / "set") == 0
     assert "the mask of 'car' takes too little of its box" in capsys.readouterr().out
-    little[:, :13, :13] = True  # 11 %
+    mask[:, 20:33, 100:113] = True  # 11 %
     assert run(clip, BEFORE, AFTER, out=tmp_path / "set") == 1
 
 

@@ -105,15 +105,15 @@ class Encoders:
     @cached_property
     def loaded(self) -> tuple[Any, Any, Any]:
         """Model, CLIP and VAE of the checkpoint."""
-        assert self.nodes
+        nodes = self.nodes  # which loads the host
         add_folder("checkpoints", self.checkpoint)
-        return run_node(self.nodes, "CheckpointLoaderSimple", ckpt_name=self.checkpoint.name)
+        return run_node(nodes, "CheckpointLoaderSimple", ckpt_name=self.checkpoint.name)
 
     @cached_property
     def vision(self) -> Any:
-        assert self.nodes
+        nodes = self.nodes
         add_folder("clip_vision", self.clip_vision)
-        return run_node(self.nodes, "CLIPVisionLoader", clip_name=self.clip_vision.name)[0]
+        return run_node(nodes, "CLIPVisionLoader", clip_name=self.clip_vision.name)[0]
 
     def forget_vision(self) -> None:
         """Free the image encoder's memory; it's loaded again when it's needed."""

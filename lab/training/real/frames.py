@@ -18,11 +18,12 @@ from typing import Any
 import av
 import torch
 from av.error import FFmpegError
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 from torch import Tensor
 from torchvision.ops import box_iou
 from transformers import Sam2Model, Sam2Processor
 
+from lab.evaluation.detected import crop
 from lab.evaluation.encoders import MAX_OVERLAP, MIN_SCORE, Detection, Detector, load_model, read
 from lab.progress import Progress
 from lab.training.real.training_set import (
@@ -230,10 +231,11 @@ def find_subjects(
     masks = segmenter.masks(frames[0], [first[phrase].box for phrase in both])
     subjects = []
     for phrase, mask in zip(both, masks, strict=True):
-        if mask.float().mean() < MIN_FILLED * _area(first[phrase]):
+        grey = Image.fromarray(mask.numpy()).convert("L")
+        if ImageStat.Stat(crop(grey, first[phrase])).mean[0] < 255 * MIN_FILLED:
             problems.append(f"the mask of {phrase!r} takes too little of its box")
             continue
-        reference = cut_out(frames[0], Image.fromarray(mask.numpy()).convert("L"))
+        reference = cut_out(frames[0], grey)
         subjects.append(CutOut(phrase, second[phrase].box, reference))
     return subjects, problems
 

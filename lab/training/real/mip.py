@@ -52,7 +52,7 @@ def import_mip(source: Path, out: Path) -> int:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             subjects = _subjects(content, picture, source / "masks" / picture.name)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"it has no {error}" if isinstance(error, KeyError) else error
             print(f"{path.stem}: {problem}", flush=True)
             continue
@@ -65,7 +65,7 @@ def import_mip(source: Path, out: Path) -> int:
 def _subjects(content: dict[str, Any], picture: Path, mask: Path) -> list[CutOut]:
     """Entities that the text names, the largest ones; of those in one place the surest.
 
-    Raises ValueError, KeyError or TypeError: the content isn't as described.
+    Raises ValueError, KeyError, TypeError or AttributeError: the content isn't as described.
     """
     shown, values = Image.open(picture).convert("RGB"), np.asarray(Image.open(mask))
     if values.shape != shown.size[::-1]:

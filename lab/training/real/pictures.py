@@ -59,7 +59,8 @@ class Pictures:
         Args:
             adapter: file of the adapter.
         """
-        with torch.random.fork_rng():  # the host seeds everybody's
+        gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(gpus):  # the host seeds everybody's
             sampled = self._sample(adapter)
         rows = [
             [prepared.target, to_pil(picture), *references(sample)]
