@@ -209,12 +209,14 @@ def test_mip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values[10:40, 20:50] = 0  # a quarter of the box that isn't of it
     values[20:100, 120:200] = 5
     values[20:30, 120:130] = 7  # another one in that box
-    dog, cat = [20, 10, 80, 70], [119.6, 20.2, 204.0, 100.0]
+    values[80:100, 0:60] = 9  # a word that is only a part of another
+    dog, cat = [20, 10, 140, 70], [119.6, 20.2, 204.0, 100.0]
     save_mip_picture(
         source, "sa_1", values, "A dog beside a black cat, catnip",
         ("dog", 0.5, dog), ("black cat", 0.9, cat), ("dog", 0.4, [22, 12, 78, 70]),
         ("black cat", 0.3, [100, 0, 118, 100]), ("nip", 0.8, [0, 80, 60, 100]),
-        ("dog", 0.8, [90, 0, 110, 100]), ("black", 0.7, [110, 60, 170, 100]), ("beside", 0.6, None),
+        ("dog", 0.8, [90, 0, 110, 100]), ("black", 0.95, [110, 60, 170, 100]),
+        ("beside", 0.6, None),
     )  # fmt: skip
     save_mip_picture(source, "sa_2", values, "nothing of these", ("dog", 0.5, dog))
     for name in ("sa_3", "sa_4", "sa_5"):
@@ -232,8 +234,8 @@ def test_mip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sample.caption == "A dog beside a black cat, catnip"
     assert np.array_equal(np.asarray(sample.picture.open())[..., 0], values * 20)
     found = {subject.phrase: subject for subject in sample.subjects}
-    assert [subject.phrase for subject in sample.subjects] == ["black cat", "dog"]
-    assert found["dog"].box == (0.1, 0.1, 0.4, 0.7)
+    assert [subject.phrase for subject in sample.subjects] == ["dog", "black cat"]
+    assert found["dog"].box == (0.1, 0.1, 0.7, 0.7)
     assert found["black cat"].box == (0.6, 0.2, 1.0, 1.0)
     reference = found["dog"].reference.open()
     assert reference.size == (60, 60)
