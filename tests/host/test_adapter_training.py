@@ -22,7 +22,7 @@ from lab.microworld.scenes import to_pil
 from lab.training.__main__ import parse
 from lab.training.real.batches import draw_batch
 from lab.training.real.cache import Cache
-from lab.training.real.encoders import Encoders
+from lab.training.real.encoders import Encoders, bucket, fit_picture, picture_size
 from lab.training.real.frozen import Frozen
 from lab.training.real.pictures import Pictures
 from lab.training.real.run import Run, train_adapter
@@ -134,10 +134,14 @@ def test_two_processes_are_one(command: Command, printed: str) -> None:
 
 def apply_nodes(
     registry: dict[str, Any], model: Any, clip: Any, vision: Any, adapter: Any, sample: Sample,
-    fit: tuple[str, str],
+    fit: tuple[str, str], height: int = 128, width: int = 128,
 ) -> Any:  # fmt: skip
-    """The model with a drawn sample's subjects, by the nodes."""
-    specs = [{"phrase": s.phrase, "box": list(s.box), "weight": 1.0} for s in sample.subjects]
+    """The model with a drawn sample's subjects in a picture of this size, by the nodes."""
+    _, boxes = fit_picture(sample, (height, width))
+    specs = [
+        {"phrase": subject.phrase, "box": list(box), "weight": 1.0}
+        for subject, box in zip(sample.subjects, boxes, strict=True)
+    ]
     references = {
         f"reference_{n}": torch.tensor(list(s.reference.open().convert("RGB").tobytes()))
         .view(1, 64, 64, 3)
@@ -146,7 +150,7 @@ def apply_nodes(
         for n, s in enumerate(sample.subjects, 1)
     }
     layout = {"version": 1, "subjects": specs}
-    (subjects, *_) = registry["MSDLayout"].execute(references, 128, 128, layout=layout).result
+    (subjects, *_) = registry["MSDLayout"].execute(references, width, height, layout=layout).result
     (subjects,) = registry["MSDEncodeReferences"].execute(vision, subjects, *fit).result
     (subjects,) = registry["MSDGroundReferences"].execute(adapter, clip, subjects).result
     (patched,) = registry["MSDApply"].execute(model, adapter, subjects, 1.0).result
@@ -175,40 +179,44 @@ def test_validation_pictures(
     run = Run.open(parse())
     vars(run.encoders)["nodes"] = registry
     before, counted, made = count_unets(), [], []
-    save = Pictures.save
+    save, sample_it = Pictures.save, registry["KSampler"].sample
 
-    def save_and_count(self: Pictures, adapter: Path, name: str) -> None:
+    def save_with_the_same_random_state(self: Pictures, adapter: Path, name: str) -> None:
         state = torch.get_rng_state()
         save(self, adapter, name)
         assert torch.equal(torch.get_rng_state(), state)
-        counted.append(count_unets() - before)
         made.append(self)
 
-    monkeypatch.setattr(Pictures, "save", save_and_count)
-    train_adapter(run)
+    def sample_and_count(*args: Any, **kwargs: Any) -> Any:
+        counted.append(count_unets() - before)
+        return sample_it(*args, **kwargs)
+
+    monkeypatch.setattr(Pictures, "save", save_with_the_same_random_state)
+    with monkeypatch.context() as counting:
+        counting.setattr(registry["KSampler"], "sample", sample_and_count)
+        train_adapter(run)
     assert largest_difference(command.result("shown"), command.result("whole")) == 0
-    assert counted == [1] and "vision" not in vars(run.encoders)
+    assert counted == [1, 1] and "vision" not in vars(run.encoders)
 
     (sheet,) = (work / "pictures").iterdir()
     assert sheet.name == "6.png"  # the last of 6 steps
-    ((seed, sample), *_) = [
-        pair for pair in enumerate(made[0].samples) if pair[1].name.startswith("square")
-    ]
+    sample = made[0].samples[0]  # at seed 0
+    height, width = bucket(picture_size(sample.picture), 128)
     model, clip, vae = run.encoders.loaded
     folder_paths.add_model_folder_path("ms_diffusion", str(work), is_default=True)
     (adapter,) = registry["MSDLoadAdapter"].execute("adapter.safetensors").result
     with torch.no_grad():
-        patched = apply_nodes(
-            registry, model, clip, run.encoders.vision, adapter, sample, ("stretch", "black")
-        )
+        nodes = registry, model, clip, run.encoders.vision, adapter, sample
+        patched = apply_nodes(*nodes, ("stretch", "black"), height, width)
         texts = [registry["CLIPTextEncode"]().encode(clip, t)[0] for t in (sample.caption, "")]
-        (latent,) = registry["EmptyLatentImage"]().generate(128, 128)
+        (latent,) = registry["EmptyLatentImage"]().generate(width, height)
         (latent,) = registry["KSampler"]().sample(
-            patched, seed, 30, 7.5, "euler", "normal", *texts, latent
+            patched, 0, 30, 7.5, "euler", "normal", *texts, latent
         )
         (expected,) = registry["VAEDecode"]().decode(vae, latent)
-    expected = ImageOps.pad(to_pil(expected[0].movedim(-1, 0).clamp(0, 1)), (512, 512))
-    cell = Image.open(sheet).crop((512, 512 * seed, 1024, 512 * seed + 512))
+    picture = to_pil(expected[0].movedim(-1, 0).clamp(0, 1))
+    expected = ImageOps.pad(picture, (512, 512), color="white")
+    cell = Image.open(sheet).crop((512, 0, 1024, 512))
     assert ImageChops.difference(cell, expected).getbbox() is None
 
 
