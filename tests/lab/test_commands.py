@@ -1,5 +1,6 @@
 """The commands of the lab: help, and a sentence instead of a traceback."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import lab.templates
 import lab.training.__main__
 from lab.jobs.folder import Folder
 from lab.microworld import MODELS
-from lab.training.real.settings import read_settings
+from lab.training.real.settings import PAPER, read_settings
 
 COMMANDS = {
     "lab.demo": lab.demo.main,
@@ -193,13 +194,39 @@ def test_a_run_with_one_thing_wrong(
         ("{", "--settings: {path}: "),
         ('{"sample": 1}', "--settings: {path} must be an object with batch, both, "),
         ("[]", "--settings: {path} must be an object with batch, both, "),
+        ({"schedule": "cos"}, "--settings: {path}: run: schedule must be linear or cosine, got 'c"),
+        (
+            {"optimizer": "sgd"},
+            "--settings: {path}: run: optimizer must be adamw or adamw8bit, got",
+        ),
+        ({"pictures": -1}, "--settings: {path}: run: pictures must not be negative."),
+        (
+            {"optimizer": "adamw8bit"},
+            "--settings: {path}: bitsandbytes is missing: install the dependency group training.",
+        ),
     ],
 )
-def test_settings_that_cannot_be_read(tmp_path: Path, text: str, sentence: str) -> None:
+def test_settings_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | dict[str, object], sentence: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it weren't installed
     path = tmp_path / "settings.json"
+    if isinstance(text, dict):
+        text = json.dumps({**json.loads(PAPER.read_text()), **text})
     path.write_text(text)
     with pytest.raises(ValueError, match=re.escape(sentence.format(path=path))):
         read_settings(path)
+
+
+def test_settings_are_read_before_a_set_is_encoded(
+    run_arguments: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "settings.json").write_text("{")
+    given = [x for pair in run_arguments.items() for x in pair]
+    more = ("--settings", tmp_path / "settings.json")
+    error = run(COMMANDS["lab.training"], monkeypatch, "run", *given, *more)
+    assert str(error).startswith("--settings: ")
+    assert not list(Path(str(run_arguments["--work"])).rglob("*.safetensors"))
 
 
 def test_a_dry_run_of_a_training_writes_nothing(

@@ -58,10 +58,7 @@ def read_settings(path: Path, **more: Any) -> RunSettings:
         given = json.loads(path.read_text())
         settings = RunSettings(**given, **more, stage=STAGE)
         if settings.optimizer == "adamw8bit" and not find_spec("bitsandbytes"):
-            raise ValueError(
-                "adamw8bit needs bitsandbytes: "
-                "uv pip install --group training --constraints constraints.txt"
-            )
+            raise ValueError("bitsandbytes is missing: install the dependency group training.")
         return settings
     except ValueError as error:
         raise ValueError(f"--settings: {path}: {error}") from None
