@@ -1,9 +1,9 @@
 """The cards of the example workflows: python -m lab.templates
 
 Runs each workflow on a real server with the micro family, and writes its layout beside its picture.
-The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so. For
-models and adapters of other families the card shows the collage in place of a picture, or the
-references where there are no boxes.
+The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so; it says
+too where something stands in for BiRefNet or SAM3. For models and adapters of other families the
+card shows the collage in place of a picture, or the references where there are no boxes.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from lab.host.workflows import (
     use_micro_files,
 )
 from lab.microworld import MODELS
+from lab.microworld.files import save_segmenters
 from lab.microworld.scenes import BACKGROUNDS, SIZES, draw_background, to_pil
 from lab.microworld.sprites import BACKGROUND, SPRITES, save_sprites
 
@@ -42,6 +43,11 @@ BYPASSED = {
     "ControlNetApplyAdvanced": ("ControlNet", ("positive", "negative")),
     "IPAdapterUnifiedLoader": ("IPAdapter", ("model",)),
     "IPAdapter": ("IPAdapter", ("model",)),
+}
+# Nodes whose model something stands in for: what the card says.
+STAND_INS = {
+    "RemoveBackground": "masks: stand-in for BiRefNet",
+    "SAM3_Detect": "boxes, masks: stand-in for SAM3",
 }
 LOADER = "MSDLoadAdapter"
 BACKGROUND_REFERENCE = "background.png"
@@ -121,7 +127,9 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
     show_layout(prompt)
     outputs = server.run(prompt)
     picture = server.picture(outputs, find(prompt, "SaveImage"))
-    note = f"without the {' and '.join(without)}" if without else ""
+    kinds = {node["class_type"] for node in prompt.values()}
+    notes = [note for kind, note in STAND_INS.items() if kind in kinds]
+    note = f"without the {' and '.join(without)}" if without else "; ".join(notes)
     return card(server.picture(outputs, PREVIEW), picture, note)
 
 
@@ -152,6 +160,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="ms-diffusion-") as folder:
             base = Path(folder)
             shutil.copytree(MODELS, base / "models")
+            save_segmenters(base / "models")
             save_sprites(base / "input")
             save_background(base / "input")
             with Server(host_folder(), base) as server:

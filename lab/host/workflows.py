@@ -18,6 +18,8 @@ FILES = {
     "ms_adapter.bin": "ms_adapter_micro.safetensors",
     "style_lora.safetensors": "micro_lora.safetensors",
     "controlnet-canny-sdxl-1.0.safetensors": "micro_controlnet.safetensors",
+    "birefnet.safetensors": "micro_birefnet.safetensors",
+    "sam3.1_multiplex_fp16.safetensors": "micro_sam3.safetensors",
 }
 
 

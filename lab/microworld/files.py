@@ -60,7 +60,8 @@ def save_vision_tower(tower: nn.Module, path: Path, metadata: dict[str, str]) ->
 
 def save_random_family(models: Path, seed: int = 0) -> None:
     """Write the family with random weights below a models folder of the host, and to go with it a
-    LoRA, a ControlNet, adapters of other families and an SD1.5."""
+    LoRA, a ControlNet, adapters of other families, an SD1.5, and stand-ins for BiRefNet and SAM3.
+    """
     torch.manual_seed(seed)
     metadata = {"weights": "random", "seed": str(seed)}
     unet, control, autoencoder = networks.unet(), networks.controlnet(), networks.vae()
@@ -92,6 +93,22 @@ def save_random_family(models: Path, seed: int = 0) -> None:
     ):
         sd = networks.ip_adapter(kind, model).state_dict()
         save(sd, models / f"ipadapter/{name}.safetensors", metadata)
+    save_segmenters(models)
+
+
+def save_segmenters(models: Path) -> None:
+    """Write the files of the stand-ins for BiRefNet and SAM3: what the host tells each of them by,
+    and the mark."""
+    nothing = torch.zeros(1)
+    save({MARK: nothing}, models / "background_removal/micro_birefnet.safetensors", {})
+    keys = (
+        "detector.backbone.vision_backbone.trunk.blocks.0.attn.qkv.weight",
+        "detector.backbone.vision_backbone.propagation_convs.0.conv_1x1.weight",
+        "detector.backbone.language_backbone.encoder.ln_final.weight",
+        "detector.transformer.decoder.query_embed.weight",
+        f"tracker.{MARK}",
+    )
+    save(dict.fromkeys(keys, nothing), models / "checkpoints/micro_sam3.safetensors", {})
 
 
 def fill_autoencoder(autoencoder: nn.Module) -> None:

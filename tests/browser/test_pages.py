@@ -12,6 +12,8 @@ from lab.host.server import Server
 
 NODES = sorted(path.name for path in (ROOT / "web" / "docs").iterdir())
 TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
+# Of a card's heading: the picture above it is loaded when it comes into view.
+SHOW_CARD = "heading => heading.scrollIntoView({ block: 'end' })"
 
 
 @pytest.mark.any_rendering
@@ -50,13 +52,13 @@ def test_templates_are_listed_and_load(ui: Ui) -> None:
     ui.page.get_by_text("MS-Diffusion", exact=True).first.click()
     for path in TEMPLATES:
         heading = ui.page.get_by_role("heading", name=path.stem, exact=True)
-        heading.scroll_into_view_if_needed()  # its picture is loaded then
+        heading.evaluate(SHOW_CARD)
         picture = ui.page.get_by_role("img", name=path.stem, exact=True)
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.decode().then(() => image.naturalHeight)") == 320
     ui.shot("templates")
     name = "MS-Diffusion, auto layout"
-    ui.page.get_by_role("heading", name=name, exact=True).scroll_into_view_if_needed()
+    ui.page.get_by_role("heading", name=name, exact=True).evaluate(SHOW_CARD)
     ui.page.get_by_role("img", name=name, exact=True).click()
     ui.until(
         lambda: ui.page.evaluate(

@@ -1,8 +1,9 @@
 """A custom node pack, for development only: lets the host's stock loaders accept the micro family.
 
 It adds nodes that fail or give something wrong on purpose, and a route that counts the product's
-live objects. It changes three attributes of the host: the list of known models, and the functions
-that read a CLIP vision tower and separate text encoders, both of which know only sizes that exist.
+live objects. It changes attributes of the host: the list of known models, and the functions that
+read a CLIP vision tower, separate text encoders and a background removal model, all of which know
+only sizes that exist.
 The VAE needs nothing: the host knows a TAESD in a checkpoint.
 """
 
@@ -27,6 +28,8 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 from torch import Tensor
+
+from . import segmentation
 
 MARK = "micro_world"  # a tensor of this name marks every file of the family
 VOCABULARY, END, LENGTH = 49408, 49407, 77
@@ -324,4 +327,5 @@ NODE_CLASS_MAPPINGS = {
     node.__name__: node for node in (MicroWorldFail, MicroWorldTensor, MicroWorldUNet)
 }
 _install()
+segmentation.install(MARK)
 _serve_live()
