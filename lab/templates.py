@@ -54,8 +54,9 @@ BACKGROUND_REFERENCE = "background.png"
 
 
 def nearest_size(prompt: dict[str, Any]) -> tuple[int, int]:
-    """The micro family's width and height that are nearest to the layout's aspect."""
-    inputs = prompt[find(prompt, "MSDLayout")]["inputs"]
+    """The micro family's width and height that are nearest to the picture's aspect."""
+    sizes = (node["inputs"] for node in prompt.values() if "height" in node["inputs"])
+    inputs = next(size for size in sizes if isinstance(size["height"], int))  # not by a link
     aspect = inputs["width"] / inputs["height"]
     height, width = min(SIZES.values(), key=lambda size: abs(size[1] / size[0] - aspect))
     return width, height

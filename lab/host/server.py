@@ -95,9 +95,13 @@ class Server(Client):
         saved = json.loads(path.read_text(encoding="utf-8"))
         prompt = convert_ui_to_api(saved, self.get_json("/object_info"))
         for node in saved["nodes"]:
+            inputs = prompt.get(str(node["id"]), {}).get("inputs", {})
+            for entry in node.get("inputs", []):
+                if entry.get("link") is None and "widget" not in entry:
+                    inputs.pop(entry["name"], None)  # the converter fills in a default
             if node["type"] == "MSDLayout":  # the converter knows no widget types of packs
                 values = zip(("width", "height", "layout"), node["widgets_values"], strict=True)
-                prompt[str(node["id"])]["inputs"] |= dict(values)
+                inputs |= {k: v for k, v in values if not isinstance(inputs.get(k), list)}
         return prompt
 
     def _wait_until_up(self) -> None:

@@ -33,13 +33,15 @@ def find(prompt: dict[str, Any], kind: str, title: str = "") -> str:
 
 
 def use_micro_files(prompt: dict[str, Any], width: int, height: int, steps: int) -> dict[str, Any]:
-    """The prompt with the micro family's files, the sprites as references, another size in pixels
-    and another number of steps."""
+    """The prompt with the micro family's files, the sprites as references and in the scene, another
+    size in pixels and another number of steps."""
     for node in prompt.values():
         inputs, title = node["inputs"], node["_meta"]["title"]
         inputs |= {k: FILES[v] for k, v in inputs.items() if isinstance(v, str) and v in FILES}
         if node["class_type"] == "LoadImage" and title.startswith("Reference "):
             inputs["image"] = f"reference_{title.split()[1].rstrip(',')}.png"
+        elif node["class_type"] == "LoadImage" and title.startswith("Scene"):
+            inputs["image"] = "scene.png"
         for name, pixels in (("width", width), ("height", height)):
             if isinstance(inputs.get(name), int):  # not the layout's by a link
                 inputs[name] = pixels

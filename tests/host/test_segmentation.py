@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from prompts import find, load
+from prompts import SIZE, find, load
 
-from lab.host.server import Server
+from lab.host.server import PromptError, Server
 from lab.host.workflows import show_layout
+from lab.microworld.sprites import SCENE
 
 
 def load_or_skip(server: Server, name: str, node: str) -> dict[str, Any]:
@@ -41,3 +42,22 @@ def test_the_mask_of_remove_background_is_a_reference_mask(server: Server) -> No
         prompt[f"9{number}"] = {**turned, "_meta": {"title": "Invert Mask"}}
         sockets[name] = [f"9{number}", 0]
     assert lay_out(server, prompt)["inverted"] == [1, 2]
+
+
+def test_boxes_and_masks_of_sam3(server: Server) -> None:
+    """Boxes in the order of SAM3's text, in pixels of the scene; masks as they are."""
+    prompt = load_or_skip(server, "SAM3", "SAM3_Detect")
+    shown = lay_out(server, prompt)
+    assert shown["linked"] and shown["inverted"] == [] and shown["size"] == [SIZE, SIZE]
+    # No shape fills its box.
+    assert shown["boxes"] == [pytest.approx(box, abs=0.1) for box in SCENE]
+    text = prompt[find(prompt, "CLIPTextEncode", "Boxes")]["inputs"]
+    text["text"] = "cup, cat"
+    assert lay_out(server, prompt)["boxes"] == shown["boxes"][::-1]
+    text["text"] = "cat, dog"
+    with pytest.raises(PromptError, match="boxes: got 1 for 2 references"):
+        lay_out(server, prompt)
+    text["text"] = "cat, cup"
+    prompt[find(prompt, "CLIPTextEncode", "Mask of reference 2")]["inputs"]["text"] = "dog"
+    with pytest.raises(PromptError, match="reference_mask_2 is all black"):
+        lay_out(server, prompt)

@@ -42,6 +42,7 @@ def test_there_are_workflows() -> None:
         "MS-Diffusion, several references",
         "MS-Diffusion, LoRA and ControlNet",
         "MS-Diffusion, remove background",
+        "MS-Diffusion, SAM3",
         FOREIGN,
         "MS-Diffusion, IP-Adapter",
         "MS-Diffusion, IP-Adapter SD1.5",
