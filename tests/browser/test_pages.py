@@ -1,6 +1,7 @@
 """Help pages, templates, blueprint and languages, as users see them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,34 @@ def test_templates_are_listed_and_load(ui: Ui) -> None:
         )
     )
     ui.page.keyboard.press("Escape")
+
+
+def test_the_app_template(ui: Ui) -> None:
+    """It opens in app mode: both references, the layout, the prompt and Run, which gives a
+    picture."""
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    ui.page.get_by_text("MS-Diffusion", exact=True).first.click()
+    name = "MS-Diffusion, two subjects.app"  # the front end knows apps by this ending
+    ui.page.get_by_role("heading", name=name, exact=True).evaluate(SHOW_CARD)
+    ui.page.get_by_role("img", name=name, exact=True).click()
+    inputs = ui.page.get_by_test_id("app-mode-widget-item")
+    expect(inputs).to_have_count(4)
+    labels = inputs.get_by_test_id("builder-widget-label")
+    expect(labels).to_have_text(["Reference 1, a cat", "Reference 2, a cup", "layout", "Prompt"])
+    expect(inputs.nth(3).locator("textarea")).to_have_value(re.compile("a cat and a cup"))
+    ui.shot("app template")
+    ui.load(workflow(subjects=TWO))  # the graph again
+    saved = workflow(name, subjects=TWO)  # with models that are here
+    ui.page.evaluate("async saved => { await app.loadGraphData(saved) }", saved)
+    for number in (0, 1):
+        picture = inputs.nth(number).get_by_role("img")
+        expect(picture).to_have_attribute("src", re.compile(f"reference_{number + 1}.png"))
+    expect(ui.element("canvas")).to_be_visible()
+    _, outputs = ui.run()
+    ((made,),) = (output["images"] for output in outputs.values() if "images" in output)
+    shown = ui.page.locator(f"img[src*='{made['filename']}']").locator("visible=true")
+    expect(shown.first).to_be_visible()
+    ui.shot("app template run")
 
 
 @pytest.mark.any_rendering

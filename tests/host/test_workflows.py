@@ -36,6 +36,7 @@ def skip_without(server: Server, path: Path) -> None:
 def test_there_are_workflows() -> None:
     assert {path.stem for path in ALL} == {
         "MS-Diffusion, two subjects",
+        "MS-Diffusion, two subjects.app",
         "MS-Diffusion, with background",
         "MS-Diffusion, clothing",
         "MS-Diffusion, auto layout",
