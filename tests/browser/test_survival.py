@@ -248,7 +248,8 @@ def test_subgraph(ui: Ui) -> None:
 
 
 def test_app_mode(ui: Ui) -> None:
-    """The editor as an input of an app works as in the graph."""
+    """The editor as an input of an app works as in the graph, also after undo, and in an app that
+    is opened from another one."""
     saved = workflow(subjects=TWO)
     layout = next(node["id"] for node in saved["nodes"] if node["type"] == "MSDLayout")
     image = next(node["id"] for node in saved["nodes"] if node["type"] == "SaveImage")
@@ -258,6 +259,23 @@ def test_app_mode(ui: Ui) -> None:
     ui.drag((0.25, 0.5), (0.3, 0.6))
     assert ui.element("canvas").evaluate("e => !e.closest('.graph-canvas-container')")
     ui.shot("app mode")
+    assert ui.subjects[0]["box"] != TWO[0]["box"]
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects == TWO)
+    ui.still()
+    ui.drag((0.25, 0.5), (0.3, 0.6))  # the editor is still there
+    assert ui.element("canvas").evaluate("e => !e.closest('.graph-canvas-container')")
+    assert ui.subjects[0]["box"] != TWO[0]["box"]
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+    ui.until(lambda: ui.element("canvas").evaluate("e => !!e.closest('.graph-canvas-container')"))
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+    ui.until(lambda: ui.element("canvas").evaluate("e => !e.closest('.graph-canvas-container')"))
+    # The same app once more, in another tab
+    ui.page.evaluate("async saved => { await app.loadGraphData(saved) }", saved)
+    ui.still()
+    assert ui.subjects == TWO
+    ui.drag((0.25, 0.5), (0.3, 0.6))
+    assert ui.element("canvas").evaluate("e => !e.closest('.graph-canvas-container')")
     assert ui.subjects[0]["box"] != TWO[0]["box"]
     ui.load(workflow(subjects=TWO))
     ui.until(lambda: ui.element("canvas").evaluate("e => !!e.closest('.graph-canvas-container')"))

@@ -1,7 +1,9 @@
-// The element that the host puts on the screen, with an editor in it. Nodes 2.0 keeps the element on the
-// screen when undo creates the node again; so the editor of the node that lives now moves into it.
+// The element that the host puts on the screen, with an editor in it. Where undo creates the node again,
+// Nodes 2.0 and the app mode keep the earlier node's element on the screen; so the editor of the node that
+// lives now moves into it.
 
 import { afterFrames } from "./frames.mjs";
+import { isInGraph } from "./wheel.mjs";
 
 /** @typedef {import("../layout/editor.mjs").LayoutEditor} LayoutEditor */
 
@@ -9,9 +11,6 @@ const TAG = "msd-layout-holder";
 
 const WAITS = 30; // frames
 let enlarged = ""; // the owner of the editor that fills the window
-
-/** @returns {EditorHolder[]} */
-const shown = () => [...document.querySelectorAll(TAG)].map((one) => /** @type {any} */ (one));
 
 /** @param {HTMLElement} root of an editor */
 const holderOf = (root) => /** @type {EditorHolder | null} */ (root.closest(TAG));
@@ -31,53 +30,74 @@ export function enlarge(root, on) {
   holder.fit();
 }
 
+/** @returns {EditorHolder[]} those on the screen, or in the graph behind the app mode */
+const connectedHolders = () =>
+  [...document.querySelectorAll(TAG)].map((one) => /** @type {any} */ (one));
+
 export class EditorHolder extends HTMLElement {
   /** @type {LayoutEditor | null} */
   editor = null;
   /** Which node of which graph this is, also for the one that undo creates. */
   owner = "";
+  /** @type {HTMLElement | null} where the app mode had it */
+  inApp = null;
 
   /**
-   * Show an editor where its node is on the screen: in the earlier node's element if undo has created
-   * the node again, else in this one.
+   * Show an editor where its node is on the screen.
    * @param {LayoutEditor} editor
    * @param {string} owner
    */
   hold(editor, owner) {
-    const earlier = this.isConnected ? null : shown().find((one) => one.owner === owner);
-    (earlier ?? this).show(editor, owner);
-    Object.assign(this, { editor, owner }); // for when the host shows it
-  }
-
-  /**
-   * @param {LayoutEditor} editor
-   * @param {string} owner
-   */
-  show(editor, owner) {
     Object.assign(this, { editor, owner });
-    if (editor.root.parentNode !== this) this.replaceChildren(editor.root);
-    if (this.isConnected) this.fit();
+    this.place();
   }
 
-  /** Fill the window if that is the owner's state; where the node is created again, too. */
+  /** Those of this node. */
+  get connected() {
+    return connectedHolders().filter(({ owner }) => owner === this.owner);
+  }
+
+  /** Put the editor into the app mode's element, else into this one or the earlier node's. */
+  place() {
+    if (!this.editor) return;
+    const { connected, editor } = this;
+    const inApp = connected.find((one) => !isInGraph(one));
+    const shown = inApp ?? (this.isConnected ? this : (connected[0] ?? this));
+    shown.editor = editor; // for when the host moves it
+    if (editor.root.parentNode !== shown) shown.replaceChildren(editor.root);
+    for (const one of connected) one.fit();
+  }
+
+  /** Fill the window, or stop it, as the owner's editor was told to. */
   fit() {
-    const on = this.owner === enlarged;
+    const on = this.owner === enlarged && this.editor?.root.parentNode === this;
     if (on === Boolean(this.popover)) return;
     this.popover = on ? "manual" : null;
     if (on) this.showPopover();
     this.editor?.refresh();
   }
 
+  /**
+   * The host may put one element into the app mode first and into the graph behind it then; another one
+   * stays in the app mode in its place.
+   */
   connectedCallback() {
-    if (this.editor) this.show(this.editor, this.owner);
     this.addEventListener("keydown", this.onKey);
+    if (!isInGraph(this)) this.inApp = this.parentElement;
+    else if (this.inApp?.isConnected) {
+      const other = Object.assign(new EditorHolder(), { editor: this.editor, owner: this.owner });
+      this.inApp.replaceChildren(other);
+    }
+    this.place();
   }
 
+  /** The app mode ends: the graph's element gets its editor back. */
   disconnectedCallback() {
     this.popover = null;
-    // Undo brings it back at once, another workflow doesn't.
+    if (!this.isConnected) this.connected[0]?.place();
+    // Undo brings an enlarged editor back at once, another workflow doesn't.
     afterFrames(WAITS, () => {
-      if (!shown().some(({ owner }) => owner === enlarged)) enlarged = "";
+      if (!connectedHolders().some(({ owner }) => owner === enlarged)) enlarged = "";
     });
   }
 

@@ -1,7 +1,8 @@
 // The wheel and its button over an editor.
 
 import { app } from "../../../../scripts/app.js";
-import { isEnlarged } from "./holder.mjs";
+
+const ENLARGED = "msd-layout-holder:popover-open";
 
 // Rows that scroll, and an enlarged editor. Nodes 2.0 takes every wheel on its way down to them, so
 // this comes first and keeps it from the host; the browser then scrolls the rows.
@@ -11,16 +12,19 @@ window.addEventListener(
     if (!(event.target instanceof HTMLElement)) return;
     const rows = event.target.closest(".msd-rows");
     const scrolls = rows && rows.scrollHeight > rows.clientHeight && !event.ctrlKey;
-    if (scrolls || isEnlarged(event.target)) event.stopPropagation();
+    if (scrolls || event.target.closest(ENLARGED)) event.stopPropagation();
   },
   { capture: true, passive: true },
 );
 
 /**
- * Whether an editor is on the graph, not in the app mode, nor enlarged.
+ * Whether an editor is on the graph, not in the app mode.
  * @param {HTMLElement} root
  */
-const isInGraph = (root) => Boolean(root.closest(".graph-canvas-container")) && !isEnlarged(root);
+export const isInGraph = (root) => Boolean(root.closest(".graph-canvas-container"));
+
+/** @param {HTMLElement} root */
+const movesGraph = (root) => isInGraph(root) && !root.closest(ENLARGED);
 
 /**
  * The wheel zooms the graph, as everywhere else in it.
@@ -28,7 +32,7 @@ const isInGraph = (root) => Boolean(root.closest(".graph-canvas-container")) && 
  */
 export function forwardWheel(root) {
   const forward = (/** @type {WheelEvent} */ event) => {
-    if (!isInGraph(root)) return;
+    if (!movesGraph(root)) return;
     event.preventDefault();
     event.stopPropagation();
     app.canvas.processMouseWheel(event);
@@ -42,5 +46,5 @@ export function forwardWheel(root) {
  * @param {PointerEvent} event
  */
 export function forwardButton(root, event) {
-  if (event.button === 1 && isInGraph(root)) app.canvas.processMouseDown(event);
+  if (event.button === 1 && movesGraph(root)) app.canvas.processMouseDown(event);
 }
