@@ -80,8 +80,9 @@ def test_the_app_template(ui: Ui) -> None:
     inputs = ui.page.get_by_test_id("app-mode-widget-item")
     expect(inputs).to_have_count(4)
     labels = inputs.get_by_test_id("builder-widget-label")
-    expect(labels).to_have_text(["Reference 1, a cat", "Reference 2, a cup", "layout", "Prompt"])
-    expect(inputs.nth(3).locator("textarea")).to_have_value(re.compile("a cat and a cup"))
+    prompt = "Prompt, with the phrases for {subjects}"
+    expect(labels).to_have_text(["Reference 1, a cat", "Reference 2, a cup", "layout", prompt])
+    expect(inputs.nth(3).locator("textarea")).to_have_value(re.compile("{subjects} on a"))
     ui.shot("app template")
     ui.load(workflow(subjects=TWO))  # the graph again
     saved = workflow(name, subjects=TWO)  # with models that are here
