@@ -50,6 +50,45 @@ def test_boxes_are_swapped_and_aligned(ui: Ui) -> None:
     ui.until(lambda: not ui.page.get_by_role("menu").locator("visible=true").count())
 
 
+def test_a_box_is_set_in_pixels(ui: Ui) -> None:
+    ui.still()
+    ui.capture()
+    right_click(ui, 0.25, 0.5)
+    fields = ui.page.locator(".msd-pixels input[type=number]").locator("visible=true")
+    values = "all => all.map((one) => Number(one.value))"
+    assert fields.evaluate_all(values) == [6, 32, 51, 64]
+    left, width = fields.nth(0), fields.nth(2)
+    left.fill("16")
+    left.press("Enter")
+    ui.until(lambda: near(ui.subjects[0]["box"], (16 / 128, 0.25, 67 / 128, 0.75), 1e-4))
+    ui.shot("a box in pixels")
+    ui.page.get_by_label("Keep the aspect").locator("visible=true").check()
+    width.fill("102")
+    width.press("Tab")
+    ui.until(lambda: fields.evaluate_all(values) == [16, 0, 102, 128])
+    assert near(ui.subjects[0]["box"], (16 / 128, 0, 118 / 128, 1), 1e-4)
+    left.fill("")  # no number: it stays
+    left.press("Tab")
+    ui.until(lambda: fields.evaluate_all(values) == [16, 0, 102, 128])
+    ui.page.get_by_label("Keep the aspect").locator("visible=true").uncheck()
+    left.press("Escape")
+    ui.until(lambda: not ui.page.get_by_role("menu").locator("visible=true").count())
+    assert len(ui.subjects) == 2
+
+
+def test_boxes_get_equal_spaces(ui: Ui) -> None:
+    boxes = [(0, 0.1, 0.2, 0.3), (0.25, 0.6, 0.45, 0.8), (0.8, 0.7, 1, 0.9)]
+    three = [subject(name, box) for name, box in zip("abc", boxes, strict=True)]
+    ui.load(workflow("MS-Diffusion, with background", subjects=three))
+    right_click(ui, 0.6, 0.2)
+    choose(ui, "Equal spaces, across")
+    assert near(ui.subjects[1]["box"], (0.4, 0.6, 0.6, 0.8), 1e-4)
+    right_click(ui, 0.6, 0.2)
+    choose(ui, "Equal spaces, down")
+    assert near(ui.subjects[1]["box"], (0.4, 0.4, 0.6, 0.6), 1e-4)
+    assert [list(ui.subjects[i]["box"]) for i in (0, 2)] == [list(boxes[i]) for i in (0, 2)]
+
+
 def test_the_menus_keys(ui: Ui) -> None:
     ui.click(0.25, 0.5)
     ui.press("Shift+F10", *["ArrowUp"] * 4, "Enter")  # from the last: clear, paste, copy, remove

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  alignBox,
   drawBox,
   fit,
   growBox,
@@ -167,19 +166,4 @@ test("the picture fits into the canvas, centred and with its aspect", () => {
 
 test("pixels are rounded", () => {
   assert.deepEqual(pixelsOf([0.1, 0.25, 0.5, 1], [128, 96]), { x: 13, y: 24, w: 51, h: 72 });
-});
-
-test("aligning moves a box to an edge or the middle, and one way only", () => {
-  const next = numbersFrom(9);
-  for (let i = 0; i < 100; i++) {
-    const box = boxFrom(next);
-    for (const [edge, at] of Object.entries({ left: 0, right: 2, top: 1, bottom: 3 })) {
-      const aligned = alignBox(box, edge);
-      assert.ok(near(aligned[at], at < 2 ? 0 : 1) && sameSize(aligned, box) && inside(aligned));
-      assert.ok(near(aligned[(at + 1) % 2], box[(at + 1) % 2]));
-    }
-    const [x0, , x1] = alignBox(box, "centre");
-    const [, y0, , y1] = alignBox(box, "middle");
-    assert.ok(near(x0 + x1, 1) && near(y0 + y1, 1));
-  }
 });

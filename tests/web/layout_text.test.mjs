@@ -34,6 +34,26 @@ test("a list of subjects is read too", () => {
   assert.deepEqual(readText(JSON.stringify([CAT])), { subjects: [CAT], single: false });
 });
 
+test("elements of boxes and of Ideogram's prompts are read", () => {
+  const elements = [
+    { type: "obj", bbox: [250, 0, 750, 400], desc: "cat", color_palette: ["#FF0000"] },
+    { type: "obj", bbox: [0, 500, 1000, 1000] },
+  ];
+  const subjects = [
+    { phrase: "cat", box: [0, 0.25, 0.4, 0.75], weight: 1 },
+    { phrase: "", box: [0.5, 0, 1, 1], weight: 1 },
+  ];
+  const prompt = { compositional_deconstruction: { background: "a table", elements } };
+  for (const raw of [elements, { elements }, prompt])
+    assert.deepEqual(readText(JSON.stringify(raw)), { subjects, single: false });
+  for (const bbox of [null, [250, 0, 750], [250, 0, 750, 1400], [750, 0, 250, 400], "a", {}]) {
+    const read = readText(JSON.stringify([elements[0], { bbox, desc: "cup" }]));
+    assert.deepEqual(read, { key: "textSubject", values: { n: 2 } }, JSON.stringify(bbox));
+  }
+  const many = Array(MAX_SUBJECTS + 1).fill(elements[0]);
+  assert.ok("key" in readText(JSON.stringify(many)));
+});
+
 test("what isn't a layout is left to others", () => {
   for (const text of [
     "",

@@ -137,21 +137,6 @@ export function growBox([x0, y0, x1, y1], by) {
   return [x0, y0, clamp(x1 + by.x, x0 + MIN_EDGE, 1), clamp(y1 + by.y, y0 + MIN_EDGE, 1)];
 }
 
-/** @typedef {"left" | "centre" | "right" | "top" | "middle" | "bottom"} Edge */
-
-/**
- * Move a box to an edge of the picture or to its middle.
- * @param {Box} box
- * @param {Edge} edge
- * @returns {Box}
- */
-export function alignBox([x0, y0, x1, y1], edge) {
-  const [w, h] = [x1 - x0, y1 - y0];
-  const x = { left: 0, centre: (1 - w) / 2, right: 1 - w }[/** @type {string} */ (edge)] ?? x0;
-  const y = { top: 0, middle: (1 - h) / 2, bottom: 1 - h }[/** @type {string} */ (edge)] ?? y0;
-  return [x, y, x + w, y + h];
-}
-
 /**
  * A pasted copy's box: a little further right and down, as far as the picture reaches.
  * @param {Box} box

@@ -6,6 +6,7 @@ import { readValue, wasCorrected, writeValue } from "./value.mjs";
 /** @typedef {import("./value.mjs").Subject} Subject */
 /** @typedef {{key: import("./texts.mjs").TextKey, values?: Record<string, string | number>}} Problem */
 
+const ELEMENT_SCALE = 1000; // a picture's width and height in an element's bbox
 const NUMBER = String.raw`\s*(\d*\.?\d+)\s*`;
 const LINE = new RegExp(`^(.*)[:：]${[NUMBER, NUMBER, NUMBER, NUMBER].join("[,，]")};?$`);
 
@@ -26,7 +27,8 @@ export function layoutText(subjects) {
 export const subjectText = (subject) => JSON.stringify(writeValue([subject]).subjects[0]);
 
 /**
- * Read the layout's value, a list of its subjects, one of them, or lines `phrase: x0,y0,x1,y1`.
+ * Read the layout's value, a list of its subjects, one of them, lines `phrase: x0,y0,x1,y1`, or
+ * elements of a prompt.
  * @param {string} text
  * @returns {{subjects: Subject[], single: boolean} | Problem | null} single: it was a subject alone;
  *   null: it is something else
@@ -34,6 +36,20 @@ export const subjectText = (subject) => JSON.stringify(writeValue([subject]).sub
 export function readText(text) {
   const trimmed = text.trim();
   return /^[[{]/.test(trimmed) ? readJson(trimmed) : readLines(trimmed);
+}
+
+/**
+ * Subjects of elements as Create Bounding Boxes and Ideogram's prompts have them.
+ * @param {any} raw a list of them, or a prompt with one
+ * @returns {unknown[] | null} null if it is something else
+ */
+function readElements(raw) {
+  const elements = raw.compositional_deconstruction?.elements ?? raw.elements ?? raw;
+  if (!Array.isArray(elements) || !Array.isArray(elements[0]?.bbox)) return null;
+  return elements.map((element) => {
+    const [y0, x0, y1, x1] = [element?.bbox].flat().map((value) => value / ELEMENT_SCALE);
+    return { phrase: element?.desc ?? "", box: [x0, y0, x1, y1], weight: 1 };
+  });
 }
 
 /** @param {string} text */
@@ -44,6 +60,7 @@ function readJson(text) {
   } catch {
     return null;
   }
+  raw = readElements(raw) ?? raw;
   const single = !Array.isArray(raw) && !("subjects" in raw);
   const value = Array.isArray(raw) ? { subjects: raw } : single ? { subjects: [raw] } : raw;
   const first = Array.isArray(value.subjects) && value.subjects[0];

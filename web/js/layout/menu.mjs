@@ -1,10 +1,17 @@
 // The menu of the right mouse button, on a box, a row or free ground.
 
+import { alignBox, distribute } from "./aligning.mjs";
 import { element, textButton } from "./elements.mjs";
-import { alignBox } from "./geometry.mjs";
+import { pixelFields } from "./pixel_fields.mjs";
 import { setShape } from "./polygon.mjs";
 
-/** @typedef {import("./geometry.mjs").Edge} Edge */
+/** @typedef {import("./aligning.mjs").Edge} Edge */
+
+/** @type {[0 | 1, "distributeAcross" | "distributeDown"][]} */
+const AXES = [
+  [0, "distributeAcross"],
+  [1, "distributeDown"],
+];
 
 /** @type {Edge[]} */
 const EDGES = ["left", "centre", "right", "top", "middle", "bottom"];
@@ -49,6 +56,8 @@ export class Menu {
 
   /** @param {KeyboardEvent} event */
   onKey(event) {
+    const isField = event.target instanceof HTMLInputElement;
+    if (isField && event.key !== "Escape") return event.stopPropagation(); // the host has keys
     const step = { ArrowDown: 1, ArrowUp: -1, Escape: 0 }[event.key];
     if (step === undefined) return;
     event.preventDefault();
@@ -66,8 +75,11 @@ export class Menu {
     const items = index < 0 ? [] : this.subjectItems(index);
     items.push(this.item(text("copyLayout"), () => clipboard.copyLayout()));
     items.push(this.item(text("pasteLayout"), () => clipboard.paste()));
-    if (subjects.boxesEditable)
-      items.push(this.item(text("clearBoxes"), () => subjects.clearBoxes()));
+    if (!subjects.boxesEditable) return items;
+    if (subjects.list.filter(({ box }) => box).length > 2)
+      for (const [axis, name] of AXES)
+        items.push(this.item(text(name), () => distribute(subjects, axis)));
+    items.push(this.item(text("clearBoxes"), () => subjects.clearBoxes()));
     return items;
   }
 
@@ -80,7 +92,10 @@ export class Menu {
     const { box, off } = list[index];
     const encoded = this.host.encoded(index);
     if (encoded) items.push(this.encodedPicture(encoded));
-    if (subjects.boxesEditable && box) items.push(this.alignment(index, box));
+    if (subjects.boxesEditable && box) {
+      items.push(this.alignment(index, box));
+      items.push(pixelFields(this.host, box, (changed) => subjects.setBox(index, changed)));
+    }
     if (subjects.boxesEditable)
       for (const [other, { phrase }] of list.entries()) {
         if (other === index || !(box || list[other].box)) continue;
