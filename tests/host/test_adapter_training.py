@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,17 +75,24 @@ class Command:
             *("--settings", folder / "settings.json", "--cache", folder / "cache"),
         ]
 
-    def run(self, work: str, *more: str, launcher: tuple[str, ...] = ()) -> str:
-        done = subprocess.run(
+    def start(
+        self, work: str, *more: str, launcher: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, *launcher, *map(str, self.arguments), "--work", self.folder / work,
              *more],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+
+    def run(self, work: str, *more: str, launcher: tuple[str, ...] = ()) -> str:
+        process = self.start(work, *more, launcher=launcher)
+        printed, _ = process.communicate()
+        assert process.returncode == 0, printed
+        return printed
 
     def result(self, work: str) -> dict[str, torch.Tensor]:
         return load_file(self.folder / work / "adapter.safetensors")
@@ -117,9 +125,16 @@ def test_it_encodes_trains_and_writes_an_adapter(command: Command, printed: str)
     assert largest_difference(start, command.result("whole")) > 0.1
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same(command: Command, printed: str) -> None:
+def test_a_run_that_was_stopped_and_killed_goes_on_to_the_same(
+    command: Command, printed: str
+) -> None:
     paused = command.run("stopped", "--fresh", "--minutes", "0.0001")
     assert "run: paused after 8 samples" in paused and "missing" not in paused
+    with command.start("stopped", "--fresh") as killed:
+        assert killed.stdout is not None
+        assert any("run: resumed after 8 samples" in line for line in killed.stdout)
+        killed.kill()
+    assert killed.returncode == -signal.SIGKILL
     assert "run: resumed after 8 samples" in command.run("stopped", "--fresh", "--recompute")
     assert largest_difference(command.result("whole"), command.result("stopped")) == 0
 
