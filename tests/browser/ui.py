@@ -278,8 +278,12 @@ class Ui:
     def note(self) -> str:
         return self.element(".msd-note").inner_text()
 
-    def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Press Run and wait for the end; the prompt that was posted, and the outputs."""
+    def run(self, start: Callable[[], None] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Run and wait for the end; the prompt that was posted, and the outputs.
+
+        Args:
+            start: what begins it; by default a click on Run.
+        """
         self.page.evaluate(
             """() => {
                 window.ended = [];
@@ -290,7 +294,7 @@ class Ui:
         )
         button = self.page.get_by_role("button", name="Run", exact=True).first
         with self.page.expect_response(lambda r: r.url.endswith("/api/prompt")) as posted:
-            button.click()
+            (start or button.click)()
         answer = posted.value
         assert answer.ok, answer.text()
         prompt_id = answer.json()["prompt_id"]

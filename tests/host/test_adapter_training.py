@@ -75,9 +75,7 @@ class Command:
             *("--settings", folder / "settings.json", "--cache", folder / "cache"),
         ]
 
-    def start(
-        self, work: str, *more: str, launcher: tuple[str, ...] = ()
-    ) -> subprocess.Popen[str]:
+    def start(self, work: str, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *launcher, *map(str, self.arguments), "--work", self.folder / work,
              *more],
