@@ -189,6 +189,13 @@ window.runSequence = async (actions) => {
       }
       if (isEdit && now !== before) {
         const [was, is] = [before, now].map((state) => JSON.parse(state).subjects);
+        const [had, has] = [before, now].map((state) => JSON.parse(state).files);
+        if (is.length < was.length) {
+          const removed = Math.floor(given[0] * was.length);
+          const expected = had.filter((_, i) => i !== removed);
+          if (JSON.stringify(has) !== JSON.stringify(expected))
+            problems.push({ why: "others' pictures", has, expected });
+        }
         const lost = was.filter(({ phrase }) => phrase && !is.some((one) => one.phrase === phrase));
         const mayLose = { delete: 1, drop: 1, duplicate: 1, type: 1 }[name] ?? 0;
         if (lost.length > mayLose || is.length < was.length - mayLose)

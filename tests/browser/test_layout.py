@@ -425,6 +425,16 @@ def test_removing_a_subject_without_masks_keeps_the_others_masks(ui: Ui) -> None
     assert subject_links(ui) == [["reference_1", False], ["reference_2", True], *second]
 
 
+def test_removing_a_subject_without_links_keeps_all_links(ui: Ui) -> None:
+    ui.node(CONNECT_MASKS, 1, 2)
+    before = subject_links(ui)
+    ui.drag((0.46, 0.05), (0.54, 0.2))
+    remove = ui.page.get_by_role("button", name="Remove subject 3").locator("visible=true")
+    remove.dispatch_event("click")  # it's below the window
+    ui.until(lambda: ui.subjects == TWO)
+    assert subject_links(ui) == before and len(before) == 6
+
+
 def test_masks_go_with_a_reference_that_moves_up(ui: Ui) -> None:
     ui.node(CONNECT_MASKS, 1, 2)
     at = "node.inputs.findIndex((input) => input.name === 'references.reference_1')"

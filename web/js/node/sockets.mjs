@@ -48,8 +48,9 @@ export function hasReferenceGap(node) {
  * @param {number} index
  */
 export function disconnectSubject(node, index) {
+  const last = INDICES.findLast((i) => GROUPS.some((socketOf) => linkOf(node, socketOf(i)))) ?? -1;
+  if (index > last) return; // nothing does
   // Behind the others first: where it has no mask, the host wouldn't move the masks of later ones.
-  const last = INDICES.findLast((i) => GROUPS.some((socketOf) => linkOf(node, socketOf(i)))) ?? 0;
   reorderSockets(node, [...INDICES.filter((i) => i !== index && i <= last), index]);
   for (const socketOf of GROUPS) {
     const name = socketOf(last);
