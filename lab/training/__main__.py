@@ -88,8 +88,9 @@ def import_from(options: argparse.Namespace) -> None:
         from lab.training.real.mip import import_mip
 
         write = {"coco": import_coco, "mip": import_mip}[options.what]
-        count = write(options.source, options.out)
-        print(f"Wrote {count} samples to {options.out}.")
+        count = write(options.source, options.out, options.dry_run)
+        done = f"{count} samples would go" if options.dry_run else f"Wrote {count} samples"
+        print(f"{done} to {options.out}.")
 
 
 def parse() -> argparse.Namespace:
@@ -129,6 +130,7 @@ def _add_sets(sets: Any) -> None:
     for command, what in ((coco, "COCO"), (mip, "images, masks and jsons"), (frames, "clips")):
         command.add_argument("source", type=Path, help=f"folder of {what}")
         command.add_argument("--out", type=Path, required=True, help="folder for the set")
+        command.add_argument("--dry-run", action="store_true", help="count what there is to do, write nothing")
     frames.add_argument(
         "--phrases", nargs="+", required=True, help="subjects; of a clip, those its caption names"
     )
@@ -144,7 +146,6 @@ def _add_sets(sets: Any) -> None:
         help="of what the detector finds; a phrase that is found twice is left out",
     )  # fmt: skip
     frames.add_argument("--device", choices=("cpu", "cuda"), help="by default cuda if there is one")
-    frames.add_argument("--dry-run", action="store_true", help="say how many clips are to do")
 
 
 def _add_real(commands: Any) -> None:

@@ -144,6 +144,8 @@ def test_coco(tmp_path: Path) -> None:
     (annotations / "instances_val.json").write_text(json.dumps(instances))
     captions = {"annotations": [{"image_id": 1, "caption": "a square "}]}
     (annotations / "captions_val.json").write_text(json.dumps(captions))
+    assert import_coco(source, tmp_path / "set", dry_run=True) == 1
+    assert not (tmp_path / "set").exists()
     assert import_coco(source, tmp_path / "set") == 1
     (sample,) = read_set(tmp_path / "set")
     assert sample.caption == "a square" and sample.name == "val_1"
@@ -199,8 +201,11 @@ def test_mip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source / "masks" / "sa_3.png").unlink()
     Image.new("L", (100, 100)).save(source / "masks" / "sa_4.png")
     (source / "jsons" / "sa_5.json").write_text('{"text": "a dog"}')
+    assert import_mip(source, out, dry_run=True) == 1 and not out.exists()
+    said = capsys.readouterr().out
     assert import_mip(source, out) == 1
-    lines = capsys.readouterr().out.splitlines()
+    lines = said.splitlines()
+    assert capsys.readouterr().out == said
     assert [line.partition(":")[0] for line in lines] == ["sa_3", "sa_4", "sa_5"]
     assert "No such file" in lines[0] and lines[2] == "sa_5: it has no 'final_masks'"
     assert lines[1] == "sa_4: its mask is (100, 100), its picture (100, 200)"

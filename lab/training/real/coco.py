@@ -21,12 +21,13 @@ from lab.training.real.training_set import (
 )
 
 
-def import_coco(source: Path, out: Path) -> int:
+def import_coco(source: Path, out: Path, dry_run: bool = False) -> int:
     """Write the pictures of each split that have a caption and a subject; returns how many.
 
     Args:
         source: folder with annotations/instances_<split>.json, annotations/captions_<split>.json
             and the pictures in <split>/.
+        dry_run: count them alone.
     Raises:
         FileNotFoundError: it isn't such a folder.
         FileExistsError: there is something at `out`.
@@ -34,7 +35,7 @@ def import_coco(source: Path, out: Path) -> int:
     splits = sorted((source / "annotations").glob("instances_*.json"))
     if not splits:
         raise FileNotFoundError(f"{source} has no annotations/instances_<split>.json.")
-    new_folder(out)
+    new_folder(out, dry_run)
     count = 0
     for instances in splits:
         split = instances.stem.removeprefix("instances_")
@@ -42,9 +43,9 @@ def import_coco(source: Path, out: Path) -> int:
         if not captions.exists():
             raise FileNotFoundError(f"{captions} doesn't exist.")
         for image, caption, objects in _pictures(_read(instances), _read(captions)):
-            _write(
-                source / split / image["file_name"], f"{split}_{image['id']}", caption, objects, out
-            )
+            path, name = source / split / image["file_name"], f"{split}_{image['id']}"
+            if not dry_run:
+                _write(path, name, caption, objects, out)
             count += 1
     return count
 

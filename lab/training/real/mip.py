@@ -34,10 +34,12 @@ MAX_SHARED = 0.8  # of the smaller of two boxes, that the other may have; as the
 Box = tuple[int, int, int, int]
 
 
-def import_mip(source: Path, out: Path) -> int:
+def import_mip(source: Path, out: Path, dry_run: bool = False) -> int:
     """Write the pictures that have a subject, and print what is wrong with others; returns how many
-    are written.
+    have one.
 
+    Args:
+        dry_run: count them alone.
     Raises:
         FileNotFoundError: it isn't such a folder.
         FileExistsError: there is something at `out`.
@@ -45,7 +47,7 @@ def import_mip(source: Path, out: Path) -> int:
     texts = sorted((source / "jsons").glob("*.json"))
     if not texts:
         raise FileNotFoundError(f"{source} has no jsons/*.json.")
-    new_folder(out)
+    new_folder(out, dry_run)
     count = 0
     for path in texts:
         picture = source / "images" / f"{path.stem}.png"
@@ -56,9 +58,9 @@ def import_mip(source: Path, out: Path) -> int:
             problem = f"it has no {error}" if isinstance(error, KeyError) else error
             print(f"{path.stem}: {problem}", flush=True)
             continue
-        if subjects:
+        if subjects and not dry_run:
             save_sample(out, path.stem, picture.read_bytes(), ".png", content["text"], subjects)
-            count += 1
+        count += bool(subjects)
     return count
 
 

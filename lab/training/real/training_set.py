@@ -203,11 +203,15 @@ class CutOut:
     reference: Image.Image
 
 
-def new_folder(path: Path) -> None:
-    """Raises FileExistsError: there is something in it."""
+def new_folder(path: Path, dry_run: bool) -> None:
+    """Make it, unless that isn't meant.
+
+    Raises FileExistsError: there is something in it.
+    """
     if path.exists() and any(path.iterdir()):
         raise FileExistsError(f"{path} isn't empty.")
-    path.mkdir(parents=True, exist_ok=True)
+    if not dry_run:
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def is_in(phrase: str, caption: str) -> bool:
