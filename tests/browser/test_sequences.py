@@ -28,8 +28,8 @@ def small() -> dict[str, Any]:
     return saved
 
 
-# In each rendering of each front end; SEQUENCES=10 takes minutes.
-COUNT = int(os.environ.get("SEQUENCES", "1"))
+# In each rendering of each front end; SEQUENCES=10 is 40 of them.
+COUNT = int(os.environ.get("SEQUENCES", "3"))
 
 
 def test_any_sequence_of_edits_is_kept_and_undone(ui: Ui) -> None:
