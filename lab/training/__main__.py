@@ -130,7 +130,9 @@ def _add_sets(sets: Any) -> None:
     for command, what in ((coco, "COCO"), (mip, "images, masks and jsons"), (frames, "clips")):
         command.add_argument("source", type=Path, help=f"folder of {what}")
         command.add_argument("--out", type=Path, required=True, help="folder for the set")
-        command.add_argument("--dry-run", action="store_true", help="count what there is to do, write nothing")
+        command.add_argument(
+            "--dry-run", action="store_true", help="count what there is to do, write nothing"
+        )
     frames.add_argument(
         "--phrases", nargs="+", required=True, help="subjects; of a clip, those its caption names"
     )
