@@ -12,8 +12,8 @@ export const maskSocket = (index) => `reference_masks.reference_mask_${index + 1
 /** @param {number} index */
 export const regionSocket = (index) => `regions.region_${index + 1}`;
 
+const OTHERS = [maskSocket, regionSocket]; // of a subject, besides its reference
 /** A subject's sockets by its index, a group each. */
-const OTHERS = [maskSocket, regionSocket];
 const GROUPS = [referenceSocket, ...OTHERS];
 const INDICES = Array.from({ length: MAX_SUBJECTS }, (_, index) => index);
 const ORDER = ["references.", "reference_masks.", "regions.", "boxes", "width", "height"];

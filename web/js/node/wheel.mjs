@@ -9,7 +9,7 @@ const ENLARGED = "msd-layout-holder:popover-open";
 window.addEventListener(
   "wheel",
   (event) => {
-    if (!(event.target instanceof HTMLElement)) return;
+    if (!(event.target instanceof Element)) return;
     const rows = event.target.closest(".msd-rows");
     const scrolls = rows && rows.scrollHeight > rows.clientHeight && !event.ctrlKey;
     if (scrolls || event.target.closest(ENLARGED)) event.stopPropagation();
