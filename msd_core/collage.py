@@ -13,16 +13,18 @@ def collage(
     references: Sequence[Tensor],
     masks: Sequence[Tensor | None],
     boxes: Tensor,
+    fronts: Sequence[int],
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor]:
-    """The subjects on grey, each in the middle of its box with its aspect ratio kept, smaller boxes
-    in front of larger ones. A box of no area shows nothing.
+    """The subjects on grey, each in the middle of its box with its aspect ratio kept. A box of no
+    area shows nothing.
 
     Args:
         references: [h, w, 3] in 0..1 of each subject.
         masks: [h, w] in 0..1, where in its reference the subject is; None for all of it.
         boxes: [S, 4], normalised x0, y0, x1, y1.
+        fronts: of each subject; higher ones are in front, of the same the smaller boxes.
         height, width: of the collage.
     Returns:
         the collage [height, width, 3], and where the subjects are in it [height, width]
@@ -30,8 +32,7 @@ def collage(
     picture, shown = torch.full((height, width, 3), GREY), torch.zeros(height, width)
     edges = (boxes * torch.tensor([width, height, width, height])).round().int()
     areas = (edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1])
-    for index in areas.argsort(descending=True, stable=True):
-        n = int(index)
+    for n in sorted(range(len(fronts)), key=lambda n: (fronts[n], -int(areas[n]))):
         left, top, right, bottom = (int(edge) for edge in edges[n])
         if left < right and top < bottom:
             part = slice(top, bottom), slice(left, right)

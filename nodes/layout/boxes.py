@@ -27,12 +27,14 @@ class SubjectSpec:
     weight: float = 1.0
     off: bool = False  # left out of the run
     polygon: tuple[Point, ...] = ()  # its shape, with the box around it; none: all of the box
+    front: int = 0  # of two, the higher one is in front in the collage
 
 
 def parse_layout(layout: Any) -> list[SubjectSpec]:
     """The subjects of a layout value: `{"version": 1, "subjects": [{"phrase": str, "box":
-    [x0, y0, x1, y1] in 0..1, "weight": number, "off": bool, "polygon": [[x, y], ...]}]}`. Box null,
-    missing or all zeros: no box. Where there is a polygon, the box is the one around it.
+    [x0, y0, x1, y1] in 0..1, "weight": number, "off": bool, "polygon": [[x, y], ...], "front":
+    whole number}]}`. Box null, missing or all zeros: no box. Where there is a polygon, the box is
+    the one around it.
 
     Raises:
         ValueError: says which subject and what is wrong with it.
@@ -69,10 +71,16 @@ def parse_layout(layout: Any) -> list[SubjectSpec]:
         off = subject.get("off", False)
         if not isinstance(off, bool):
             raise ValueError(f"{where}: off must be true or false, got {_shown(off)}.")
+        front = subject.get("front", 0)
+        if not isinstance(front, int) or isinstance(front, bool) or not 0 <= front <= MAX_SUBJECTS:
+            raise ValueError(
+                f"{where}: front must be a whole number from 0 to {MAX_SUBJECTS}, got "
+                f"{_shown(front)}."
+            )
         polygon = _polygon(subject.get("polygon"), where)
         if polygon:
             box = _box_around(polygon, where)
-        specs.append(SubjectSpec(phrase, box, float(weight), off, polygon))
+        specs.append(SubjectSpec(phrase, box, float(weight), off, polygon, front))
     return specs
 
 

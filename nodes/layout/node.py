@@ -231,11 +231,12 @@ class MSDLayout(io.ComfyNode):
             if found and (reference_masks or {}).get(f"reference_mask_{number}") is not None:
                 inverted.append(number)
         subjects = [subject for subject in everyone if subject is not None]
+        fronts = [spec.front for spec, subject in zip(specs, everyone, strict=True) if subject]
         if not subjects:
             raise ValueError("layout: every subject is off. Switch one on.")
         show_warnings("MSD Layout", unique_id, warnings)
         laid_out = Subjects(tuple(subjects), size=(width, height))
-        picture, shown_at = draw_collage(subjects, width, height)
+        picture, shown_at = draw_collage(subjects, fronts, width, height)
         shown = {
             "boxes": [(subject or spec).box for subject, spec in zip(everyone, specs, strict=True)],
             "linked": linked is not None,
@@ -246,7 +247,7 @@ class MSDLayout(io.ComfyNode):
             laid_out,
             laid_out.coverage(height, width).view(-1, height, width).float(),
             [[pixel_box(subject.box, width, height) for subject in subjects]],
-            draw_layout(subjects, width, height),
+            draw_layout(subjects, fronts, width, height),
             picture[None],
             shown_at[None],
             width,

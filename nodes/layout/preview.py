@@ -19,11 +19,13 @@ _BACKGROUND = 0x20 / 255
 _OPACITY = 2 / 3
 
 
-def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
-    """IMAGE [1, h, w, 3] of the layout, its longer edge 768 pixels."""
+def draw_layout(
+    subjects: Sequence[Subject], fronts: Sequence[int], width: int, height: int
+) -> Tensor:
+    """IMAGE [1, h, w, 3] of the layout, its longer edge 768 pixels; fronts as of `collage`."""
     scale = LONG_EDGE / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    references, shown = draw_collage(subjects, *size)
+    references, shown = draw_collage(subjects, fronts, *size)
     opacity = shown[..., None] * _OPACITY
     picture = to_pil(torch.full_like(references, _BACKGROUND).lerp(references, opacity))
     draw = ImageDraw.Draw(picture)
@@ -49,12 +51,15 @@ def draw_layout(subjects: Sequence[Subject], width: int, height: int) -> Tensor:
     return to_tensor(picture)[None]
 
 
-def draw_collage(subjects: Sequence[Subject], width: int, height: int) -> tuple[Tensor, Tensor]:
+def draw_collage(
+    subjects: Sequence[Subject], fronts: Sequence[int], width: int, height: int
+) -> tuple[Tensor, Tensor]:
     """The first reference of each subject in its box, see `collage`."""
     return collage(
         [subject.references[0] for subject in subjects],
         [subject.mask_of_each[0] for subject in subjects],
         torch.tensor([subject.box for subject in subjects]),
+        fronts,
         height,
         width,
     )

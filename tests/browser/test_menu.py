@@ -2,7 +2,7 @@
 
 import json
 
-from ui import BOXES, TWO, Ui, near, subject, workflow
+from ui import BOXES, TWO, Ui, near, of_type, subject, workflow
 
 CAT = subject("cat", (0.1, 0.2, 0.5, 0.6))
 
@@ -74,6 +74,49 @@ def test_a_box_is_set_in_pixels(ui: Ui) -> None:
     left.press("Escape")
     ui.until(lambda: not ui.page.get_by_role("menu").locator("visible=true").count())
     assert len(ui.subjects) == 2
+
+
+def test_a_box_is_brought_to_the_front(ui: Ui) -> None:
+    """It is drawn and taken before smaller ones, in one undo step, and runs and loads so."""
+    scene = subject("scene", (0, 0, 1, 1))
+    ui.load(workflow(subjects=[scene, CAT]))
+    ui.still()
+    ui.capture()
+
+    def taken() -> str:
+        """The number of the box that the mouse takes in the middle of the smaller one."""
+        ui.click(0.99, 0.01)
+        ui.press("Escape")
+        ui.click(0.3, 0.4)
+        return ui.page.locator(".msd-spoken").first.text_content() or ""
+
+    def items(name: str) -> int:
+        return ui.page.get_by_role("menuitem", name=name).locator("visible=true").count()
+
+    assert taken().startswith("Subject 2")
+    right_click(ui, 0.99, 0.01)
+    assert items("Bring to front") == 1 and items("Send back") == 0
+    choose(ui, "Bring to front")
+    assert ui.subjects == [{**scene, "front": 1}, CAT]
+    ui.shot("a box in front of a smaller one")
+    assert taken().startswith("Subject 1")
+    prompt, _ = ui.run()
+    assert of_type(prompt, "MSDLayout")["layout"]["subjects"] == [{**scene, "front": 1}, CAT]
+    ui.load(ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))"))
+    ui.still()
+    ui.capture()
+    right_click(ui, 0.99, 0.01)
+    assert items("Bring to front") == 0
+    choose(ui, "Send back")
+    assert ui.subjects == [scene, CAT] and taken().startswith("Subject 2")
+    ui.press("Control+z")
+    ui.until(lambda: ui.subjects == [{**scene, "front": 1}, CAT])
+    right_click(ui, 0.3, 0.4)  # the scene
+    choose(ui, "Swap boxes with 2: cat")
+    assert [(one["phrase"], one.get("front")) for one in ui.subjects] == [
+        ("scene", 1),
+        ("cat", None),
+    ]
 
 
 def test_boxes_get_equal_spaces(ui: Ui) -> None:

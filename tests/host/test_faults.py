@@ -490,6 +490,8 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "a subject that is off": layout_of({}, {"off": True}),
     "every subject off": layout_of({"off": True}, {"off": True}),
     "off that is text": layout_of({"off": "no"}, {}),
+    "front that is no whole number": layout_of({"front": 0.5}, {}),
+    "front of two that don't overlap": layout_of({"front": 2}, {"front": 1}),
     "layout of a newer version": layout({"version": 2, "subjects": []}),
     "layout nested too deep": layout({"version": 1, "subjects": [[[[[[]]]]]]}),
     "layout of 10 MB": layout(json.loads(HUGE)),

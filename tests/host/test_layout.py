@@ -199,6 +199,13 @@ REFUSED = [
     ({"version": 1}, "layout must be an object"),
     ({"version": 7, "subjects": []}, "layout has version 7, this pack reads version 1"),
     (layout({**CAT, "off": 1}), "layout, subject 1: off must be true or false, got 1"),
+    (layout({**CAT, "front": 17}), "subject 1: front must be a whole number from 0 to 16, got 17"),
+    (layout({**CAT, "front": -1}), "subject 1: front must be a whole number from 0 to 16, got -1"),
+    (layout({**CAT, "front": True}), "subject 1: front must be a whole number from 0 to 16, got T"),
+    (
+        layout({**CAT, "front": 1.5}),
+        "subject 1: front must be a whole number from 0 to 16, got 1.5",
+    ),
     (layout("cat"), "layout, subject 1 must be an object"),
     (layout(CAT, {**CUP, "phrase": 3}), "layout, subject 2: phrase must be text, got 3"),
     (
@@ -313,6 +320,20 @@ def test_a_subject_that_is_off_is_left_out(lay_out: Any, pack: Any) -> None:
     assert [s.phrase for s in without.args[0].subjects] == ["cup", "cat"]
     with pytest.raises(ValueError, match="layout: every subject is off"):
         lay_out(layout(off), images[0])
+
+
+def test_what_was_brought_to_the_front_covers_the_others_in_the_collage(lay_out: Any) -> None:
+    """Only there and in the preview: the subjects that act on the picture stay the same."""
+    whole = {**CAT, "box": [0, 0, 1, 1]}
+    black, white = torch.zeros(1, 8, 16, 3), torch.ones(1, 8, 16, 3)
+    small = lay_out(layout(CUP, whole), white, black).args
+    large = lay_out(layout(CUP, {**whole, "front": 1}), white, black).args
+    assert small[4].max() == 1 and large[4].max() == 0
+    assert not torch.equal(small[3], large[3])
+    assert torch.equal(small[1], large[1]) and small[2] == large[2]
+    off = {**CAT, "front": 3, "off": True}
+    mixed = lay_out(layout(CUP, off, {**whole, "front": 1}), white, white, black)
+    assert mixed.args[4].max() == 0
 
 
 def test_a_reference_without_a_subject(lay_out: Any) -> None:

@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
-import { duplicate, moveRow, paste } from "../../web/js/layout/arranging.mjs";
+import {
+  bringToFront,
+  duplicate,
+  isInFront,
+  moveRow,
+  paste,
+  sendBack,
+} from "../../web/js/layout/arranging.mjs";
 import { Subjects } from "../../web/js/layout/subjects.mjs";
 import { MAX_SUBJECTS, writeValue } from "../../web/js/layout/value.mjs";
 
@@ -39,6 +46,23 @@ test("a row moves among those with a reference, or among those without", () => {
   moveRow(subjects, 2, 3);
   assert.deepEqual(phrases(), ["b", "a", "c"]);
   assert.deepEqual(calls, []);
+});
+
+test("the one that was brought to the front last is in front of all", () => {
+  for (const index of [0, 2, 1, 0]) {
+    assert.equal(isInFront(subjects, index), false);
+    calls = [];
+    bringToFront(subjects, index);
+    assert.equal(isInFront(subjects, index), true);
+    assert.deepEqual(calls, ["refresh", "change"]);
+  }
+  assert.deepEqual(subjects.fronts, [3, 2, 1]);
+  sendBack(subjects, 2);
+  assert.deepEqual(subjects.fronts, [3, 2, 0]);
+  bringToFront(subjects, 1);
+  assert.deepEqual(subjects.fronts, [1, 2, 0]);
+  for (let i = 0; i < 50; i++) bringToFront(subjects, i % 3);
+  assert.equal(Math.max(...subjects.fronts), 3, "it doesn't grow");
 });
 
 test("a copy is connected as its original, and comes before those that wait", () => {

@@ -123,14 +123,23 @@ test("a point hits the smallest box, the selected one's edge before it", () => {
   assert.deepEqual(hit([CAT, CAT], at(0.5, 0.5), 1), { index: 1, grip: "move" });
 });
 
+test("a box that was brought to the front is hit before smaller ones", () => {
+  const middle = at(0.5, 0.5);
+  assert.equal(hit([SCENE, CAT], middle, -1, [1, 0]).index, 0);
+  assert.equal(hit([SCENE, CAT], middle, 1, [1, 0]).index, 0);
+  assert.equal(hit([SCENE, CAT], at(0.31, 0.5), 1, [1, 0]).index, 1, "the selected one's edge");
+  assert.equal(hit([SCENE, CAT], middle, -1, [1, 2]).index, 1);
+  assert.equal(hit([SCENE, CAT], middle, -1, [3, 3]).index, 1);
+});
+
 test("Alt takes the box below, and begins again after the last", () => {
   const boxes = [SCENE, CAT, CAT];
-  const below = (selected) => hit(boxes, at(0.5, 0.5), selected, true);
+  const below = (selected) => hit(boxes, at(0.5, 0.5), selected, [], true);
   assert.deepEqual(
     [-1, 0, 1, 2].map((selected) => below(selected).index),
     [0, 1, 2, 0],
   );
-  assert.equal(hit(boxes, at(0.31, 0.5), 0, true).grip, "move");
+  assert.equal(hit(boxes, at(0.31, 0.5), 0, [], true).grip, "move");
 });
 
 test("each edge and corner is held by its name, a little outside too", () => {

@@ -97,6 +97,22 @@ test("a subject's hostile fields become valid ones, and no other field is read",
   assert.notEqual(readValue(value(raw)).subjects[0], raw);
 });
 
+test("what is in front is read and written, at the end", () => {
+  const given = value(subject({ off: true, front: 2 }), subject());
+  const { subjects } = readValue(given);
+  assert.deepEqual(writeValue(subjects), given);
+  assert.equal(wasCorrected(subjects, given), false);
+  assert.equal(Object.keys(writeValue(subjects).subjects[0]).at(-1), "front");
+  for (const front of [-1, 1.5, MAX_SUBJECTS + 1, "1", true, [1], Number.NaN]) {
+    const wrong = value(subject({ front }));
+    const read = readValue(wrong).subjects;
+    assert.equal("front" in read[0], false, String(front));
+    assert.equal(wasCorrected(read, wrong), true, String(front));
+  }
+  const zero = value(subject({ front: 0 }));
+  assert.equal(wasCorrected(readValue(zero).subjects, zero), false);
+});
+
 test("what is no box reads as none", () => {
   const raws = [null, "x", {}, [], [0, 0, 1], [0, 0, 1, "1"], [0, 0, Number.NaN, 1], [0, 0, 0, 0]];
   for (const raw of [...raws, [0, 0, 1, 1, 1], [[[[]]]]]) assert.equal(readBox(raw), null);

@@ -71,6 +71,37 @@ function sort(subjects, from, to) {
 }
 
 /**
+ * Whether a subject was brought to the front, and no other after it.
+ * @param {Subjects} subjects
+ * @param {number} index
+ */
+export const isInFront = ({ fronts }, index) =>
+  fronts[index] > Math.max(0, ...fronts.filter((_, i) => i !== index));
+
+/**
+ * Put a subject's box in front of all others.
+ * @param {Subjects} subjects
+ * @param {number} index
+ */
+export function bringToFront(subjects, index) {
+  const { fronts, list } = subjects;
+  const brought = [...list.keys()].filter((i) => fronts[i] && i !== index);
+  brought.sort((a, b) => fronts[a] - fronts[b]);
+  for (const [at, i] of [...brought, index].entries()) list[i].front = at + 1;
+  subjects.store();
+}
+
+/**
+ * Let a subject's box be in front of larger ones only, as one that was never brought to the front.
+ * @param {Subjects} subjects
+ * @param {number} index
+ */
+export function sendBack(subjects, index) {
+  delete subjects.list[index].front;
+  subjects.store();
+}
+
+/**
  * Add a copy of a subject.
  * @param {Subjects} subjects
  * @param {number} index

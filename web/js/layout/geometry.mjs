@@ -25,18 +25,26 @@ export function fit([width, height], [canvasWidth, canvasHeight]) {
 }
 
 /**
- * Which box is at a point: the selected one if its edge is, else the smallest.
+ * How near a box is: the nearer of two is in front, as in the collage.
+ * @param {Box} box smaller ones are nearer
+ * @param {number} front a whole number that goes before; areas are at most 1
+ */
+export const nearness = ([x0, y0, x1, y1], front = 0) => front - (x1 - x0) * (y1 - y0);
+
+/**
+ * Which box is at a point: the selected one if its edge is, else the nearest.
  * @param {(Box | null)[]} boxes
  * @param {Pointer} pointer
  * @param {number} selected index of the selected box, -1 for none
+ * @param {number[]} fronts of the boxes, see `nearness`
  * @param {boolean} below take the box below the selected one
  * @returns {{index: number, grip: Grip} | null}
  */
-export function hit(boxes, pointer, selected, below = false) {
+export function hit(boxes, pointer, selected, fronts = [], below = false) {
   const found = [];
   for (const [index, box] of boxes.entries()) {
     const grip = box && gripAt(box, pointer);
-    if (grip) found.push({ index, grip, area: (box[2] - box[0]) * (box[3] - box[1]) });
+    if (grip) found.push({ index, grip, near: nearness(box, fronts[index]) });
   }
   if (!found.length) return null;
   const own = found.find(({ index }) => index === selected);
@@ -44,9 +52,8 @@ export function hit(boxes, pointer, selected, below = false) {
     const next = found[((own ? found.indexOf(own) : -1) + 1) % found.length];
     return { index: next.index, grip: "move" };
   }
-  const smallest = found.reduce((a, b) => (b.area < a.area ? b : a));
-  const { index, grip } =
-    own && (own.grip !== "move" || own.area <= smallest.area) ? own : smallest;
+  const nearest = found.reduce((a, b) => (b.near > a.near ? b : a));
+  const { index, grip } = own && (own.grip !== "move" || own.near >= nearest.near) ? own : nearest;
   return { index, grip };
 }
 

@@ -82,8 +82,8 @@ export class Gestures {
    * @param {MouseEvent} event
    */
   hit(event, below = false) {
-    const { boxes, selected } = this.subjects;
-    return hit(boxes, this.stage.pointer(event), selected, below);
+    const { boxes, fronts, selected } = this.subjects;
+    return hit(boxes, this.stage.pointer(event), selected, fronts, below);
   }
 
   /** @param {PointerEvent} event */

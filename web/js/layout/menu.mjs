@@ -1,6 +1,7 @@
 // The menu of the right mouse button, on a box, a row or free ground.
 
 import { alignBox, distribute } from "./aligning.mjs";
+import { bringToFront, isInFront, sendBack } from "./arranging.mjs";
 import { element, textButton } from "./elements.mjs";
 import { pixelFields } from "./pixel_fields.mjs";
 import { setShape } from "./polygon.mjs";
@@ -89,13 +90,16 @@ export class Menu {
     const { text } = this.host;
     const { list } = subjects;
     const items = [];
-    const { box, off } = list[index];
+    const { box, off, front } = list[index];
     const encoded = this.host.encoded(index);
     if (encoded) items.push(this.encodedPicture(encoded));
     if (subjects.boxesEditable && box) {
       items.push(this.alignment(index, box));
       items.push(pixelFields(this.host, box, (changed) => subjects.setBox(index, changed)));
     }
+    if (box && list.length > 1 && !isInFront(subjects, index))
+      items.push(this.item(text("bringToFront"), () => bringToFront(subjects, index)));
+    if (front) items.push(this.item(text("sendBack"), () => sendBack(subjects, index)));
     if (subjects.boxesEditable)
       for (const [other, { phrase }] of list.entries()) {
         if (other === index || !(box || list[other].box)) continue;

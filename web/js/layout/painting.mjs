@@ -1,6 +1,7 @@
 // What the layout editor's canvas shows.
 
 import { paintBox, paintNumber } from "./box_painting.mjs";
+import { nearness } from "./geometry.mjs";
 import { gridOf } from "./grid.mjs";
 import { onCanvas, paintCells, paintMask } from "./shape_painting.mjs";
 import { clamp } from "./value.mjs";
@@ -26,18 +27,17 @@ export function paint(stage, scene) {
   }
   const grid = gridOf(stage.size());
   if (scene.snapping || scene.showCells) paintGrid(pen, frame, grid);
-  const { boxes, boxesEditable, list, selected } = scene.subjects;
+  const { boxes, boxesEditable, fronts, list, selected } = scene.subjects;
   for (const [index, { off }] of list.entries()) {
     const { mask } = scene.host.reference(index);
     if (!mask || off) continue;
     paintMask(pen, frame, index, mask);
     if (mask.box && !boxes[index]) paintNumber(pen, onCanvas(frame, mask.box), index);
   }
-  const isLast = (/** @type {number} */ index) => Number(index === selected);
-  const order = [...boxes.keys()].sort((a, b) => isLast(a) - isLast(b));
-  for (const index of order) {
-    const box = boxes[index];
-    if (!box) continue;
+  const shown = [...boxes.entries()].flatMap(([index, box]) => (box ? [{ index, box }] : []));
+  const near = (/** @type {typeof shown[number]} */ { index, box }) =>
+    index === selected ? Number.POSITIVE_INFINITY : nearness(box, fronts[index]);
+  for (const { index, box } of shown.sort((a, b) => near(a) - near(b))) {
     if (scene.showCells) paintCells(pen, frame, scene, index, box, grid);
     paintBox(pen, frame, scene, index, box);
   }

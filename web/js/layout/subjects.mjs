@@ -79,6 +79,11 @@ export class Subjects {
     return linked.slice(0, MAX_SUBJECTS).map(readBox);
   }
 
+  /** @returns {number[]} of two boxes, the one with the higher number is in front */
+  get fronts() {
+    return this.list.map(({ front = 0 }) => front);
+  }
+
   /**
    * @param {number} index -1 for none
    * @param {SelectedBy} by

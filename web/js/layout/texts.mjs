@@ -81,6 +81,8 @@ export const ENGLISH = {
   middle: "Middle",
   bottom: "Bottom",
   swapBoxes: "Swap boxes with {n}: {phrase}",
+  bringToFront: "Bring to front",
+  sendBack: "Send back",
   boxFromMask: "Box from mask",
   paintMask: "Paint a mask",
   encoded: "As the encoder saw it",

@@ -1,13 +1,15 @@
 // The layout's value as workflow files hold it:
 //   {"version": 1, "subjects": [{"phrase": text, "box": [x0, y0, x1, y1] or null, "weight": number,
 //    "off": true where it is left out of the run,
-//    "polygon": [[x, y], ...] where it has a shape, with the box around it}]}
+//    "polygon": [[x, y], ...] where it has a shape, with the box around it,
+//    "front": 1 to 16 where it was brought to the front: higher ones are in front of lower ones, and of
+//    all others}]}
 // Boxes are normalised: in 0..1 from the picture's top left corner. nodes/layout/boxes.py reads the same.
 
 /** @typedef {[number, number, number, number]} Box x0, y0, x1, y1 in 0..1 */
 /** @typedef {[number, number][]} Polygon points x, y in 0..1 */
 /** @typedef {{box: Box | null, polygon?: Polygon}} Shape a polygon's box is the one around it */
-/** @typedef {Shape & {phrase: string, weight: number, off?: true}} Subject off: not in the run */
+/** @typedef {Shape & {phrase: string, weight: number, off?: true, front?: number}} Subject off: not in the run */
 /** @typedef {"newer" | "unreadable" | "tooMany"} Fault why a value can't be edited */
 
 export const VERSION = 1;
@@ -70,8 +72,12 @@ function readSubject(raw) {
     weight: isNumber(raw.weight) ? clamp(raw.weight, 0, MAX_WEIGHT) : 1,
     ...(raw.off === true && { off: true }),
     ...(polygon && { polygon }),
+    ...(isFront(raw.front) && { front: raw.front }),
   };
 }
+
+/** @param {unknown} raw */
+const isFront = (raw) => Number.isInteger(raw) && Number(raw) > 0 && Number(raw) <= MAX_SUBJECTS;
 
 /**
  * A list of points in the picture, as many as there may be; all else is none.
@@ -128,12 +134,13 @@ function span(a, b) {
 export function wasCorrected(subjects, raw) {
   const isZero = (/** @type {unknown} */ box) =>
     Array.isArray(box) && box.every((edge) => edge === 0);
-  const fields = (/** @type {any} */ { phrase = "", box, weight = 1, off = false, polygon }) => [
+  const fields = (/** @type {any} */ { phrase = "", box, weight = 1, off = false, ...more }) => [
     phrase,
-    polygon || isZero(box) ? null : (box ?? null), // a polygon goes before its box
+    more.polygon || isZero(box) ? null : (box ?? null), // a polygon goes before its box
     weight,
     off,
-    polygon ?? null,
+    more.polygon ?? null,
+    more.front ?? 0,
   ];
   return JSON.stringify(subjects.map(fields)) !== JSON.stringify((raw?.subjects ?? []).map(fields));
 }
@@ -145,7 +152,7 @@ export function wasCorrected(subjects, raw) {
 export function writeValue(subjects) {
   return {
     version: VERSION,
-    subjects: subjects.map(({ phrase, box, weight, off, polygon }) => {
+    subjects: subjects.map(({ phrase, box, weight, off, polygon, front }) => {
       const points = polygon?.map(roundedPoint);
       return {
         phrase,
@@ -153,6 +160,7 @@ export function writeValue(subjects) {
         weight,
         ...(off && { off }),
         ...(points && { polygon: points }),
+        ...(front && { front }),
       };
     }),
   };
