@@ -8,7 +8,7 @@ from typing import Any
 from ..subjects import MAX_SUBJECTS, Box
 
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2  # the newest; the first one knows neither off nor front
 MAX_WEIGHT = 10
 # How far a box may reach beyond the picture, in its widths and heights; what is outside is cut off.
 # Read as percent or pixels, a box within this would be smaller than any subject.
@@ -31,10 +31,10 @@ class SubjectSpec:
 
 
 def parse_layout(layout: Any) -> list[SubjectSpec]:
-    """The subjects of a layout value: `{"version": 1, "subjects": [{"phrase": str, "box":
-    [x0, y0, x1, y1] in 0..1, "weight": number, "off": bool, "polygon": [[x, y], ...], "front":
-    whole number}]}`. Box null, missing or all zeros: no box. Where there is a polygon, the box is
-    the one around it.
+    """The subjects of a layout value: `{"version": 1 or 2, "subjects": [{"phrase": str,
+    "box": [x0, y0, x1, y1] in 0..1, "weight": number, "off": bool, "polygon": [[x, y], ...],
+    "front": whole number}]}`. Box null, missing or all zeros: no box. Where there is a polygon, the
+    box is the one around it.
 
     Raises:
         ValueError: says which subject and what is wrong with it.
@@ -43,10 +43,10 @@ def parse_layout(layout: Any) -> list[SubjectSpec]:
         return []
     if not isinstance(layout, Mapping) or not isinstance(layout.get("subjects"), list):
         raise ValueError('layout must be an object like {"version": 1, "subjects": [...]}.')
-    version = layout.get("version", LAYOUT_VERSION)
-    if version != LAYOUT_VERSION:
+    version = layout.get("version", 1)
+    if version not in range(1, LAYOUT_VERSION + 1):
         raise ValueError(
-            f"layout has version {version!r}, this pack reads version {LAYOUT_VERSION}. "
+            f"layout has version {version!r}, this pack reads versions up to {LAYOUT_VERSION}. "
             "Update MS-Diffusion."
         )
     if len(layout["subjects"]) > MAX_SUBJECTS:

@@ -163,7 +163,7 @@ def test_text_that_is_no_layout(ui: Ui) -> None:
         "hello": "The clipboard holds no layout",
         "cat: 0,0,1,1\ndog: 0,0,512,512": "Line 2 isn't phrase: x0,y0,x1,y1 in 0..1",
         json.dumps([CAT, {**CAT, "weight": "much"}]): "Subject 2 of the text has values",
-        json.dumps({"version": 2, "subjects": [CAT]}): "A newer version",
+        json.dumps({"version": 3, "subjects": [CAT]}): "A newer version",
         json.dumps([CAT] * 17): "more than 16 subjects",
         json.dumps([{"phrase": "<img src=x onerror='window.pwned=1'>", "box": "x"}]): "Subject 1",
     }

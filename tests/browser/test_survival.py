@@ -302,7 +302,7 @@ def test_the_side_panel_leaves_the_editor_alone(ui: Ui) -> None:
 
 
 def test_a_newer_version_is_kept(ui: Ui) -> None:
-    newer = {"version": 2, "scenes": [{"shape": "circle"}], "subjects": []}
+    newer = {"version": 3, "scenes": [{"shape": "circle"}], "subjects": []}
     saved = workflow()
     next(n for n in saved["nodes"] if n["type"] == "MSDLayout")["widgets_values"][2] = newer
     ui.load(saved)

@@ -492,7 +492,7 @@ FAULTS: dict[str, Callable[[Prompt, Server], None]] = {
     "off that is text": layout_of({"off": "no"}, {}),
     "front that is no whole number": layout_of({"front": 0.5}, {}),
     "front of two that don't overlap": layout_of({"front": 2}, {"front": 1}),
-    "layout of a newer version": layout({"version": 2, "subjects": []}),
+    "layout of a newer version": layout({"version": 3, "subjects": []}),
     "layout nested too deep": layout({"version": 1, "subjects": [[[[[[]]]]]]}),
     "layout of 10 MB": layout(json.loads(HUGE)),
     "another pack's attention that fails": failing("of its own"),

@@ -197,7 +197,7 @@ def test_the_editor_gets_a_copy_of_each_region(lay_out: Any) -> None:
 REFUSED = [
     ([], "layout must be an object"),
     ({"version": 1}, "layout must be an object"),
-    ({"version": 7, "subjects": []}, "layout has version 7, this pack reads version 1"),
+    ({"version": 7, "subjects": []}, "layout has version 7, this pack reads versions up to 2"),
     (layout({**CAT, "off": 1}), "layout, subject 1: off must be true or false, got 1"),
     (layout({**CAT, "front": 17}), "subject 1: front must be a whole number from 0 to 16, got 17"),
     (layout({**CAT, "front": -1}), "subject 1: front must be a whole number from 0 to 16, got -1"),

@@ -12,7 +12,7 @@ const TRIANGLE = [
 ];
 const BOX = [0.1, 0.2, 0.5, 0.6];
 const subject = (fields = {}) => ({ phrase: "cat", box: BOX, weight: 1, ...fields });
-const value = (...subjects) => ({ version: 1, subjects });
+const value = (...subjects) => ({ version: 2, subjects }); // one of them is off
 
 test("a polygon is read and written, at the end, with the box around it", () => {
   const given = value(subject({ off: true, polygon: TRIANGLE }), subject());

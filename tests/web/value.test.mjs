@@ -97,6 +97,21 @@ test("a subject's hostile fields become valid ones, and no other field is read",
   assert.notEqual(readValue(value(raw)).subjects[0], raw);
 });
 
+test("an older pack gets its version only where it makes the same picture of it", () => {
+  const version = (...subjects) => writeValue(subjects).version;
+  const polygon = [
+    [0, 0],
+    [1, 0],
+    [0, 1],
+  ];
+  assert.equal(version(), 1);
+  assert.equal(version(subject(), subject({ polygon })), 1);
+  assert.equal(version(subject(), subject({ off: true })), 2);
+  assert.equal(version(subject({ front: 1 }), subject()), 2);
+  for (const known of [1, 2, undefined])
+    assert.equal(readValue({ version: known, subjects: [subject({ off: true })] }).fault, null);
+});
+
 test("what is in front is read and written, at the end", () => {
   const given = value(subject({ off: true, front: 2 }), subject());
   const { subjects } = readValue(given);

@@ -1,5 +1,5 @@
 // The layout's value as workflow files hold it:
-//   {"version": 1, "subjects": [{"phrase": text, "box": [x0, y0, x1, y1] or null, "weight": number,
+//   {"version": 1 or 2, "subjects": [{"phrase": text, "box": [x0, y0, x1, y1] or null, "weight": number,
 //    "off": true where it is left out of the run,
 //    "polygon": [[x, y], ...] where it has a shape, with the box around it,
 //    "front": 1 to 16 where it was brought to the front: higher ones are in front of lower ones, and of
@@ -12,7 +12,8 @@
 /** @typedef {Shape & {phrase: string, weight: number, off?: true, front?: number}} Subject off: not in the run */
 /** @typedef {"newer" | "unreadable" | "tooMany"} Fault why a value can't be edited */
 
-export const VERSION = 1;
+export const VERSION = 2; // the newest
+const FIRST_VERSION = 1; // which knows neither off nor front
 export const MAX_SUBJECTS = 16;
 export const MAX_LETTERS = 500; // of a phrase
 export const MAX_WEIGHT = 10;
@@ -52,7 +53,8 @@ const roundedPoint = ([x, y]) => [Math.round(x * 1e4) / 1e4, Math.round(y * 1e4)
 export function readValue(raw) {
   if (raw === undefined || raw === null) return { subjects: [], fault: null };
   if (typeof raw !== "object") return { subjects: [], fault: "unreadable" };
-  if ((raw.version ?? VERSION) !== VERSION) return { subjects: [], fault: "newer" };
+  if (![FIRST_VERSION, VERSION].includes(raw.version ?? FIRST_VERSION))
+    return { subjects: [], fault: "newer" };
   if (!Array.isArray(raw.subjects)) return { subjects: [], fault: "unreadable" };
   if (raw.subjects.length > MAX_SUBJECTS) return { subjects: [], fault: "tooMany" };
   if (!raw.subjects.every((/** @type {unknown} */ one) => one && typeof one === "object"))
@@ -146,12 +148,13 @@ export function wasCorrected(subjects, raw) {
 }
 
 /**
- * The value that goes into the workflow.
+ * The value that goes into the workflow: of the first version where that is enough, since an older
+ * pack would make another picture of what it doesn't know. Without a polygon it has the box.
  * @param {Subject[]} subjects
  */
 export function writeValue(subjects) {
   return {
-    version: VERSION,
+    version: subjects.some(({ off, front }) => off || front) ? VERSION : FIRST_VERSION,
     subjects: subjects.map(({ phrase, box, weight, off, polygon, front }) => {
       const points = polygon?.map(roundedPoint);
       return {
