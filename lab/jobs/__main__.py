@@ -89,6 +89,7 @@ def parse() -> argparse.Namespace:
         "status", help="say what is there, what failed and what is missing"
     )
     status.add_argument("out", type=Path)
+    status.add_argument("--dry-run", action="store_true", help="no difference: it writes nothing")
     options = parser.parse_args()
     if options.command == "run":
         if options.workers is not None and options.workers < 1:

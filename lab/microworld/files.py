@@ -52,10 +52,10 @@ def checkpoint_weights(
     return sd
 
 
-def save_vision_tower(tower: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write a vision tower with the sizes that its weights don't show."""
+def vision_weights(tower: nn.Module) -> dict[str, Tensor]:
+    """A vision tower's weights, with the sizes that they don't show."""
     sizes = torch.tensor([networks.VISION["image_size"], networks.VISION["heads"]])
-    save({**tower.state_dict(), MARK: sizes}, path, metadata)
+    return {**tower.state_dict(), MARK: sizes}
 
 
 def save_random_family(models: Path, seed: int = 0) -> None:
@@ -74,8 +74,8 @@ def save_random_family(models: Path, seed: int = 0) -> None:
     for index, (name, weights) in enumerate(zip("lg", text, strict=True)):
         marked = {**weights, MARK: torch.tensor(index)}
         save(marked, models / f"text_encoders/micro_clip_{name}.safetensors", metadata)
-    tower = networks.vision_tower()
-    save_vision_tower(tower, models / "clip_vision/micro_vision.safetensors", metadata)
+    tower = vision_weights(networks.vision_tower())
+    save(tower, models / "clip_vision/micro_vision.safetensors", metadata)
     adapter = networks.adapter(unet)
     metadata["resampler_head_width"] = str(adapter.head_width)
     save(adapter.state_dict(), models / "ms_diffusion/ms_adapter_micro.safetensors", metadata)

@@ -37,7 +37,7 @@ from lab import ROOT
 from lab.jobs.engines import parse_shard
 from lab.microworld import MODELS
 from lab.training import processes
-from lab.training.config import STAGES
+from lab.training.config import STAGES, StageSettings
 from lab.training.real.settings import PAPER
 
 
@@ -47,7 +47,7 @@ def main() -> None:
         if options.command == "export":
             from lab.training.export import export_family
 
-            export_family(options.work, options.models)
+            export_family(options.work, options.models, options.dry_run)
             return
         if options.command == "import":
             import_from(options)
@@ -55,7 +55,7 @@ def main() -> None:
         if options.command == "check":
             from lab.training.real.run import check_set
 
-            if not check_set(options.set, options.sheet):
+            if not check_set(options.set, None if options.dry_run else options.sheet):
                 sys.exit(1)
             return
         if options.command in ("cache", "run"):
@@ -63,6 +63,9 @@ def main() -> None:
 
             sys.exit(0 if run.main(options) else 1)
         processes.join()
+        if options.dry_run:
+            plan(options)
+            return
         for stage in options.stage:
             if not train(stage, options):
                 break
@@ -78,7 +81,7 @@ def import_from(options: argparse.Namespace) -> None:
     if options.what is None:
         from lab.training.export import import_family
 
-        import_family(options.models, options.work)
+        import_family(options.models, options.work, options.dry_run)
     elif options.what == "frames":
         from lab.training.real import frames
 
@@ -118,6 +121,7 @@ def parse() -> argparse.Namespace:
         command.add_argument(
             "--work", type=Path, default=ROOT / ".lab" / "training", help="folder of the states"
         )
+        _add_dry_run(command)
     _add_real(commands)
     return parser.parse_args()
 
@@ -130,9 +134,7 @@ def _add_sets(sets: Any) -> None:
     for command, what in ((coco, "COCO"), (mip, "images, masks and jsons"), (frames, "clips")):
         command.add_argument("source", type=Path, help=f"folder of {what}")
         command.add_argument("--out", type=Path, required=True, help="folder for the set")
-        command.add_argument(
-            "--dry-run", action="store_true", help="count what there is to do, write nothing"
-        )
+        _add_dry_run(command)
     frames.add_argument(
         "--phrases", nargs="+", required=True, help="subjects; of a clip, those its caption names"
     )
@@ -155,6 +157,7 @@ def _add_real(commands: Any) -> None:
     check = commands.add_parser("check", help="say what is wrong with a training set")
     check.add_argument("set", type=Path, help="folder or tar file, as lab/training/real says")
     check.add_argument("--sheet", type=Path, default=Path("set.png"), help="picture to write")
+    _add_dry_run(check)
     cache = commands.add_parser("cache", help="encode a set, before it is trained on")
     run = commands.add_parser("run", help="train an adapter; the same command goes on")
     for command in (cache, run):
@@ -171,7 +174,7 @@ def _add_real(commands: Any) -> None:
         )
         command.add_argument("--cache", type=Path, help="folder; by default in the work folder")
         command.add_argument("--work", type=Path, default=ROOT / ".lab" / "run")
-        command.add_argument("--dry-run", action="store_true", help="say what would be done")
+        _add_dry_run(command)
     cache.add_argument("--workers", type=int, help="Ray's actors; a GPU for each, if there are any")
     cache.add_argument("--address", help="of a Ray cluster that runs; auto finds it")
     cache.add_argument("--shard", type=parse_shard, default=(1, 1), metavar="I/N")
@@ -182,13 +185,40 @@ def _add_real(commands: Any) -> None:
     run.set_defaults(workers=None, address=None, shard=(1, 1))
 
 
+def _add_dry_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, write nothing"
+    )
+
+
+def settings_of(stage: str, options: argparse.Namespace) -> StageSettings:
+    given = {name: getattr(options, name) for name in ("samples", "minutes", "scenes", "seed")}
+    return replace(STAGES[stage], **{k: v for k, v in given.items() if v is not None})
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what `train` would do."""
+    from lab.training.stages import check_needs
+    from lab.training.state import resume_state
+
+    for number, stage in enumerate(options.stage):
+        settings = settings_of(stage, options)
+        check_needs(stage, options.work, trained=options.stage[:number])
+        state = resume_state(options.work, settings)
+        done = state.samples if state else 0
+        print(
+            f"{stage}: would train on {max(0, settings.samples - done)} samples, after {done}, in "
+            f"steps of {settings.batch}."
+        )
+    print("Nothing was written.")
+
+
 def train(stage: str, options: argparse.Namespace) -> bool:
     """Train a stage; returns whether it is finished."""
     from lab.training.stages import build_task
     from lab.training.trainer import Trainer
 
-    given = {name: getattr(options, name) for name in ("samples", "minutes", "scenes", "seed")}
-    settings = replace(STAGES[stage], **{k: v for k, v in given.items() if v is not None})
+    settings = settings_of(stage, options)
     torch.set_num_threads(options.threads)
     task = build_task(settings, options.work, torch.device(options.device))
     return Trainer(task, settings, options.work).run()

@@ -1,5 +1,6 @@
 """From the EMAs of a work folder to files that the host's stock loaders read, and back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -22,9 +23,22 @@ ADAPTERS = {
 LICENSE = {"license": "GPL-3.0-or-later", "weights": "ema"}
 
 
-def export_family(work: Path, models: Path) -> None:
+def export_family(work: Path, models: Path, dry_run: bool = False) -> None:
     """Write checkpoint, vision tower, adapters and judge in float16 below a models folder of the
-    host. Without a stage "adapter", the adapter is the one that the base was trained with."""
+    host; a dry run names them. Without a stage "adapter", the adapter is the one that the base was
+    trained with."""
+    for name, weights, metadata in _files_of(work):
+        if dry_run:
+            numbers = sum(value.numel() for value in weights.values())
+            print(f"Would write {models / name}, {numbers / 1e6:.1f} million numbers.")
+        else:
+            files.save(weights, models / name, metadata)
+    if dry_run:
+        print("Nothing was written.")
+
+
+def _files_of(work: Path) -> Iterator[tuple[str, Weights, dict[str, str]]]:
+    """The files of a work folder's stages: name, weights and metadata."""
     family = Family(Vocabulary())
     family.load_state_dict(load_finished(work, "base").ema)
     metadata = dict(LICENSE)
@@ -38,44 +52,38 @@ def export_family(work: Path, models: Path) -> None:
         files.text_weights(encoder, family.vocabulary.ids)
         for encoder in (family.text_l, family.text_g)
     )
-    checkpoint = files.checkpoint_weights(family.unet, text_l, text_g, taesd)
-    files.save(checkpoint, models / "checkpoints/micro.safetensors", metadata)
-    files.save_vision_tower(
-        family.vision, models / "clip_vision/micro_vision.safetensors", metadata
-    )
-    metadata["resampler_head_width"] = str(family.adapter.head_width)
+    weights = files.checkpoint_weights(family.unet, text_l, text_g, taesd)
+    yield "checkpoints/micro.safetensors", weights, metadata
+    yield "clip_vision/micro_vision.safetensors", files.vision_weights(family.vision), metadata
+
+    metadata = metadata | {"resampler_head_width": str(family.adapter.head_width)}
     for stage, name in ADAPTERS.items():
-        own = dict(metadata)
         if state_path(work, stage).exists():
             state = load_finished(work, stage)
-            family.adapter.load_state_dict(state.ema)
-            own |= state.metadata()
-        elif stage != "adapter":
-            continue
-        files.save(family.adapter.state_dict(), models / "ms_diffusion" / name, own)
+            yield f"ms_diffusion/{name}", state.ema, metadata | state.metadata()
+        elif stage == "adapter":
+            yield f"ms_diffusion/{name}", dict(family.adapter.state_dict()), metadata
 
     for stage in KINDS:
         if state_path(work, stage).exists():
             state = load_finished(work, stage)
-            path = models / f"ipadapter/{stage}_micro.safetensors"
-            files.save(state.ema, path, metadata | state.metadata())
+            name = f"ipadapter/{stage}_micro.safetensors"
+            yield name, state.ema, metadata | state.metadata()
 
     if state_path(work, "flux").exists():
         flux, state = networks.flux(), load_finished(work, "flux")
         flux.load_state_dict(state.ema)
         weights = files.checkpoint_weights(flux, text_l, text_g)
-        files.save(
-            weights, models / "checkpoints/micro_flux.safetensors", metadata | state.metadata()
-        )
+        yield "checkpoints/micro_flux.safetensors", weights, metadata | state.metadata()
 
     if state_path(work, "judge").exists():
         judge = load_finished(work, "judge")
-        files.save(judge.ema, models / "judge/judge.safetensors", LICENSE | judge.metadata())
+        yield "judge/judge.safetensors", judge.ema, LICENSE | judge.metadata()
 
 
-def import_family(models: Path, work: Path) -> None:
+def import_family(models: Path, work: Path, dry_run: bool = False) -> None:
     """Write what `export_family` left in a models folder to a work folder, as finished stages vae
-    and base, for stages that go on from these.
+    and base, for stages that go on from these; a dry run names them.
 
     Raises:
         FileExistsError: the work folder has these stages.
@@ -95,6 +103,9 @@ def import_family(models: Path, work: Path) -> None:
     family.vision.load_state_dict(_floats(models / "clip_vision/micro_vision.safetensors"))
     family.adapter.load_state_dict(_floats(models / "ms_diffusion" / ADAPTERS["adapter"]))
     autoencoder = narrow(_part(checkpoint, "first_stage_model."))
+    if dry_run:
+        print(f"Would write stages vae and base to {work}. Nothing was written.")
+        return
     work.mkdir(parents=True, exist_ok=True)
     for stage, module in (("vae", autoencoder), ("base", family)):
         weights, settings = dict(module.state_dict()), STAGES[stage]

@@ -36,6 +36,18 @@ def run(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: o
     return caught.value.code
 
 
+def dry_run(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *arguments: object,
+) -> str:
+    """What the command prints with --dry-run, when nothing is wrong."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments), "--dry-run"])
+    COMMANDS[name]()
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -68,10 +80,8 @@ def test_a_dry_run_of_sampling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
-    arguments = ("sample", "--work", work, "--only", "masks", "text only", "--dry-run")
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-    COMMANDS["lab.evaluation"]()
-    printed = capsys.readouterr().out
+    arguments = ("sample", "--work", work, "--only", "masks", "text only")
+    printed = dry_run("lab.evaluation", monkeypatch, capsys, *arguments)
     assert "masks: 200 pictures to sample" in printed and "text only: 60 pictures" in printed
     assert "without masks" not in printed and not work.exists()
 
@@ -87,6 +97,41 @@ def test_settings_that_make_no_sense(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run(COMMANDS["lab.training"], monkeypatch, *train) == "vae: samples must be positive."
 
 
+def test_dry_runs_of_the_family_s_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They write nothing, and fail where the commands would."""
+
+    def printed(*arguments: object) -> str:
+        return dry_run("lab.training", monkeypatch, capsys, *arguments, "--work", work)
+
+    work, models = tmp_path / "work", tmp_path / "models"
+    stages = ("train", "--stage", "vae", "encoders", "base", "judge")
+    planned = printed(*stages, "--samples", 1000)
+    assert "vae: would train on 1000 samples, after 0, in steps of 16.\n" in planned
+    assert planned.count("would train") == 4 and planned.endswith("Nothing was written.\n")
+    assert "Would write stages vae and base" in printed("import") and not work.exists()
+    for stage, needed in (("adapter", "vae"), ("judge", "vae"), ("flux", "vae")):
+        train = ("train", "--stage", stage, "--work", work)
+        sentence = run(COMMANDS["lab.training"], monkeypatch, *train)
+        assert f"{needed}.pt doesn't exist" in str(sentence)
+        assert run(COMMANDS["lab.training"], monkeypatch, *train, "--dry-run") == sentence
+
+    monkeypatch.setattr(sys, "argv", ["command", "import", "--work", str(work)])
+    COMMANDS["lab.training"]()
+    assert "adapter: would train on 9568 samples" in printed("train", "--stage", "adapter")
+    assert "vae: would train on 0 samples, after 72592" in printed("train", "--stage", "vae")
+    assert sorted(path.name for path in work.iterdir()) == ["base.pt", "vae.pt"]
+    exported = printed("export", "--models", models)
+    for name in ("checkpoints/micro", "clip_vision/micro_vision", "ms_diffusion/ms_adapter_micro"):
+        assert f"Would write {models / name}.safetensors, " in exported
+    assert exported.count("Would write") == 3 and not models.exists()
+    other = ("train", "--stage", "vae", "--seed", 9, "--work", work, "--dry-run")
+    assert "is of other settings: seed is 9, was 1" in str(
+        run(COMMANDS["lab.training"], monkeypatch, *other)
+    )
+
+
 def run_jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: object) -> object:
     _, _, _, verb, lines, *options = save_lines(folder, [line(1)])
     return run(
@@ -98,10 +143,8 @@ def test_a_dry_run_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, _, verb, lines, *options = save_lines(tmp_path, [line(1), line(2)])
-    arguments = ["command", verb, lines, *options, "--out", tmp_path / "out", "--dry-run"]
-    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-    COMMANDS["lab.jobs"]()
-    printed = capsys.readouterr().out
+    arguments = (verb, lines, *options, "--out", tmp_path / "out")
+    printed = dry_run("lab.jobs", monkeypatch, capsys, *arguments)
     assert "2 jobs: 0 are there, 0 failed before, 2 to make in this process." in printed
     assert not (tmp_path / "out").exists()
 
@@ -142,7 +185,9 @@ def test_jobs_into_a_folder_of_another_version(
 
 
 def test_the_status_of_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = run(COMMANDS["lab.jobs"], monkeypatch, "status", tmp_path / "lost")
+    lost = ("status", tmp_path / "lost")
+    error = run(COMMANDS["lab.jobs"], monkeypatch, *lost)
+    assert run(COMMANDS["lab.jobs"], monkeypatch, *lost, "--dry-run") == error
     assert error == f"{tmp_path / 'lost'} isn't a folder of pictures of lab.jobs."
 
 
@@ -253,6 +298,11 @@ def test_check_says_what_is_wrong(
     printed = capsys.readouterr().out
     assert "square_1.json: expected one picture" in printed and "2 sound samples" in printed
     assert sheet.is_file()
+    sheet.unlink()
+    assert run(COMMANDS["lab.training"], monkeypatch, *check, "--dry-run") == 1
+    printed = capsys.readouterr().out
+    assert "2 sound samples" in printed and printed.endswith("Nothing was written.\n")
+    assert not sheet.exists()
 
 
 def test_scores_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,9 @@ from lab.training.real.training_set import Sample, draw_samples, read_set, scan
 SHOWN = 12  # samples on the contact sheet
 
 
-def check_set(path: Path, sheet: Path) -> bool:
-    """Say what is in a set and what is wrong with it; returns whether nothing is."""
+def check_set(path: Path, sheet: Path | None) -> bool:
+    """Say what is in a set and what is wrong with it, and draw a contact sheet of some samples;
+    returns whether nothing is wrong."""
     samples, problems = scan(path, look=True)
     for problem in problems:
         print(problem)
@@ -36,9 +37,11 @@ def check_set(path: Path, sheet: Path) -> bool:
     )
     if unnamed:
         print(f"{unnamed} phrases aren't in their captions: those subjects aren't asked for there.")
-    if samples:
+    if samples and sheet:
         draw_samples(samples[:: max(1, len(samples) // SHOWN)][:SHOWN], sheet)
         print(f"Some of them are in {sheet}.")
+    elif not sheet:
+        print("Nothing was written.")
     return not problems
 
 

@@ -1,15 +1,41 @@
 """The stages of the micro family's training, each a task."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
 from lab.training.config import StageSettings
+from lab.training.state import load_finished
 from lab.training.task import Task
+
+NEEDS = {  # the stages that each goes on from
+    "vae": (),
+    "encoders": (),
+    "base": ("vae", "encoders"),
+    "judge": ("vae",),
+}
+OTHERS_NEED = ("vae", "base")
+
+
+def check_needs(stage: str, folder: Path, trained: Collection[str] = ()) -> None:
+    """Look for the stages that one goes on from, but for those that will be trained before it.
+
+    Raises:
+        FileNotFoundError, ValueError: one isn't in the work folder, or not finished.
+    """
+    for needed in NEEDS.get(stage, OTHERS_NEED):
+        if needed not in trained:
+            load_finished(folder, needed)
 
 
 def build_task(settings: StageSettings, folder: Path, device: torch.device) -> Task:
-    """The task of a stage; it reads what earlier stages left in the work folder."""
+    """The task of a stage; it reads what earlier stages left in the work folder.
+
+    Raises:
+        FileNotFoundError, ValueError: as `check_needs`, before anything is drawn.
+    """
+    check_needs(settings.stage, folder)
     if settings.stage == "vae":
         from lab.training.stages.vae import VaeTask
 
