@@ -20,9 +20,8 @@ from lab import ROOT
 from lab.host import host_folder
 from lab.jobs.engines import (
     InProcessWorker,
-    parse_shard,
-    work_in_a_loop,
-    work_on_ray,
+    add_engine,
+    work,
     work_on_servers,
 )
 from lab.jobs.folder import Folder
@@ -51,10 +50,6 @@ def main() -> None:
             sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on.")
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        sys.exit("--workers and --address need Ray: install the dependency group scale.")
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
 
@@ -76,14 +71,9 @@ def parse() -> argparse.Namespace:
         "--models", type=Path, help="folder of the models; by default that of COMFYUI_PATH"
     )
     run.add_argument(
-        "--shard", type=parse_shard, default=(1, 1), metavar="I/N", help="make only the I-th of N"
-    )
-    engine = run.add_mutually_exclusive_group()
-    engine.add_argument(
         "--server", nargs="+", metavar="URL", help="ComfyUIs that run, instead of one in here"
     )
-    engine.add_argument("--address", help="of a Ray cluster that runs; auto finds it")
-    run.add_argument("--workers", type=int, help="Ray's actors; a GPU for each, if there are any")
+    add_engine(run)
     run.add_argument("--dry-run", action="store_true", help="say what would be made, write nothing")
     status = commands.add_parser(
         "status", help="say what is there, what failed and what is missing"
@@ -91,11 +81,8 @@ def parse() -> argparse.Namespace:
     status.add_argument("out", type=Path)
     status.add_argument("--dry-run", action="store_true", help="no difference: it writes nothing")
     options = parser.parse_args()
-    if options.command == "run":
-        if options.workers is not None and options.workers < 1:
-            parser.error("--workers must be at least 1")
-        if options.server and options.workers:
-            parser.error("--workers goes without --server, each of which is a worker")
+    if options.command == "run" and options.server and (options.workers or options.address):
+        parser.error("--server goes without --workers and --address: each server is a worker")
     return options
 
 
@@ -129,7 +116,7 @@ def run(options: argparse.Namespace) -> bool:
     hashes.save()
     new = 0
     try:
-        with closing(work(left, options, models.resolve())) as results:
+        with closing(make(left, options, models.resolve())) as results:
             new = print_progress(results, len(left))
     finally:
         folder.leave()
@@ -177,13 +164,11 @@ def engine_name(options: argparse.Namespace) -> str:
     return f"by {options.workers} workers" if options.workers else "in this process"
 
 
-def work(jobs: list[Job], options: argparse.Namespace, models: Path) -> Results:
-    make_worker = InProcessWorker(options.out.resolve(), models)
+def make(jobs: list[Job], options: argparse.Namespace, models: Path) -> Results:
+    out = options.out.resolve()
     if options.server:
-        return work_on_servers(jobs, options.out.resolve(), options.server)
-    if options.workers or options.address:
-        return work_on_ray(jobs, make_worker, options.workers, options.address)
-    return work_in_a_loop(jobs, make_worker)
+        return work_on_servers(jobs, out, options.server)
+    return work(jobs, InProcessWorker(out, models), options.workers, options.address)
 
 
 def print_progress(results: Results, count: int) -> int:

@@ -45,6 +45,49 @@ class InProcessWorker:
         return Worker(name, Folder(self.out), InProcess(self.models))
 
 
+def add_engine(command: argparse.ArgumentParser) -> None:
+    """Give a command the options of an engine."""
+    command.add_argument(
+        "--workers",
+        type=_parse_workers,
+        metavar="N",
+        help="Ray's actors; a GPU for each, if there are any",
+    )
+    command.add_argument("--address", help="of a Ray cluster that runs; auto finds it")
+    command.add_argument(
+        "--shard",
+        type=_parse_shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="do only the I-th of N parts",
+    )
+
+
+def _parse_workers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
+    return int(text)
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"must be like 3/64, from 1/64 to 64/64, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def work(
+    jobs: list[J],
+    make_worker: Callable[[str], Makes[J, R]],
+    workers: int | None,
+    address: str | None,
+) -> Generator[R, None, None]:
+    """By Ray if it's asked for, else in a loop; see there."""
+    if workers or address:
+        return work_on_ray(jobs, make_worker, workers, address)
+    return work_in_a_loop(jobs, make_worker)
+
+
 def work_in_a_loop(
     jobs: list[J], make_worker: Callable[[str], Makes[J, R]]
 ) -> Generator[R, None, None]:
@@ -54,14 +97,6 @@ def work_in_a_loop(
     worker = make_worker(process_name())
     for job in jobs:
         yield worker.make(job)
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """I/N, for argparse."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise argparse.ArgumentTypeError(f"must be like 3/64, from 1/64 to 64/64, got {text!r}")
-    return int(found[1]), int(found[2])
 
 
 class Actor:
@@ -87,8 +122,9 @@ def work_on_ray(
         workers: number of actors; None for as many as the cluster has GPUs.
         address: of a cluster that runs; None starts one on this machine.
     Raises:
-        ValueError: more workers than GPUs, or no number and no GPU.
-        RuntimeError: a worker couldn't start.
+        ValueError: more workers than GPUs, or no number and no GPU; or there is no Ray.
+        ConnectionError: Ray didn't start.
+        ChildProcessError: a worker couldn't.
     """
     if not jobs:
         return
@@ -122,7 +158,7 @@ def work_on_ray(
                 try:
                     result = ray.get(done)
                 except ray.exceptions.RayError as error:
-                    raise RuntimeError(f"A worker failed: {error}") from error
+                    raise ChildProcessError(f"A worker failed: {error}") from error
                 give(actor)
                 yield result
     finally:
@@ -134,12 +170,19 @@ def work_on_ray(
 def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
     """Ray, and how many GPUs it has.
 
-    Raises RuntimeError: it didn't start, or there is none at the address.
+    Raises:
+        ValueError: it isn't installed.
+        ConnectionError: it didn't start, or there is none at the address.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 would wait for all that is at work
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # of half a minute, for its address
-    import ray
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "--workers and --address need Ray: install the dependency group scale."
+        ) from error
 
     kept = ("COMFYUI_PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
@@ -156,7 +199,7 @@ def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
         except Exception as error:  # it has no narrower one
             ray.shutdown()
             if address or not left:
-                raise RuntimeError(f"Ray didn't start: {error}") from error
+                raise ConnectionError(f"Ray didn't start: {error}") from error
     return ray, int(ray.cluster_resources().get("GPU", 0))
 
 

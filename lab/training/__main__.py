@@ -23,6 +23,8 @@ Trains an adapter for a checkpoint of one's own, on one's own pictures (docs/tra
     python -m lab.training check SET
     python -m lab.training cache --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
     python -m lab.training run --set SET --checkpoint FILE --clip-vision FILE --adapter FILE
+
+With --new KIND in place of --adapter FILE it starts from nothing.
 """
 
 import argparse
@@ -34,11 +36,12 @@ from typing import Any
 import torch
 
 from lab import ROOT
-from lab.jobs.engines import parse_shard
+from lab.jobs.engines import add_engine
 from lab.microworld import MODELS
 from lab.training import processes
 from lab.training.config import STAGES, StageSettings
 from lab.training.real.settings import PAPER
+from lab.training.real.start import NEW
 
 
 def main() -> None:
@@ -150,6 +153,7 @@ def _add_sets(sets: Any) -> None:
         help="of what the detector finds; a phrase that is found twice is left out",
     )  # fmt: skip
     frames.add_argument("--device", choices=("cpu", "cuda"), help="by default cuda if there is one")
+    add_engine(frames)
 
 
 def _add_real(commands: Any) -> None:
@@ -166,20 +170,19 @@ def _add_real(commands: Any) -> None:
         command.add_argument(
             "--clip-vision", type=Path, required=True, help="the adapter's image encoder"
         )
-        command.add_argument(
-            "--adapter", type=Path, required=True, help="file of any family, to start from"
-        )
+        start = command.add_mutually_exclusive_group(required=True)
+        start.add_argument("--adapter", type=Path, help="file of any family, to start from")
+        start.add_argument("--new", choices=NEW, help="from nothing, of the released files' sizes")
         command.add_argument(
             "--edge", type=int, default=1024, help="of a square with as many pixels as pictures get"
         )
         command.add_argument("--cache", type=Path, help="folder; by default in the work folder")
         command.add_argument("--work", type=Path, default=ROOT / ".lab" / "run")
         _add_dry_run(command)
-    cache.add_argument("--workers", type=int, help="Ray's actors; a GPU for each, if there are any")
-    cache.add_argument("--address", help="of a Ray cluster that runs; auto finds it")
-    cache.add_argument("--shard", type=parse_shard, default=(1, 1), metavar="I/N")
+    add_engine(cache)
+    cache.set_defaults(fresh=False)
     run.add_argument("--settings", type=Path, default=PAPER, help="by default the paper's")
-    run.add_argument("--fresh", action="store_true", help="new weights, of the adapter's sizes")
+    run.add_argument("--fresh", action="store_true", help="from nothing, of the sizes of --adapter")
     run.add_argument("--recompute", action="store_true", help="less memory for more time")
     run.add_argument("--minutes", type=float, help="pause after these; the same command goes on")
     run.set_defaults(workers=None, address=None, shard=(1, 1))

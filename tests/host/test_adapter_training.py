@@ -28,6 +28,7 @@ from lab.training.real.frozen import Frozen
 from lab.training.real.pictures import Pictures
 from lab.training.real.run import Run, train_adapter
 from lab.training.real.settings import PAPER, read_settings
+from lab.training.real.start import NEW
 from lab.training.real.task import AdapterOnSet
 from lab.training.real.training_set import Sample, read_set
 from msd_core.adapters.ip_adapter import IPAdapter
@@ -121,6 +122,60 @@ def test_it_encodes_trains_and_writes_an_adapter(command: Command, printed: str)
     assert adapter.name == "MS-Diffusion"
     start = load_file(MODELS / "ms_diffusion/ms_adapter_micro.safetensors")
     assert largest_difference(start, command.result("whole")) > 0.1
+
+
+def test_workers_encode_the_same(command: Command, printed: str, tmp_path: Path) -> None:
+    """`cache`, by two of Ray's actors, each with a part, or in this process."""
+    given = [*command.arguments[:-4], "--work", tmp_path]  # without settings and cache
+    given[given.index("run")] = "cache"
+
+    def cache(*more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *map(str, given), *more],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "27 of the cache's files are missing" in cache("--dry-run", "--shard", "1/3")
+    assert not list(tmp_path.iterdir())
+    assert "27 of the cache's files are missing" in cache("--shard", "1/3", "--workers", "2")
+    left = 27 - len(list(tmp_path.rglob("*.safetensors")))
+    assert 0 < left < 27
+    assert f"{left} of the cache's files are missing, {left} to make here." in cache()
+    for path in tmp_path.rglob("*.safetensors"):
+        other = command.folder / path.relative_to(tmp_path)
+        assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_training_from_nothing(
+    kind: str, tmp_path: Path, registry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No adapter's file is needed; the result is one."""
+    import lab.microworld.pack  # noqa: F401
+
+    save_drawn_set(tmp_path / "set", 3)
+    settings = {**SETTINGS, "samples": 8, "batch": 4, "validation": 1}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    arguments = [
+        *("lab.training", "run", "--set", tmp_path / "set", "--checkpoint", CHECKPOINT),
+        *("--clip-vision", VISION, "--new", kind, "--edge", 128, "--work", tmp_path / "work"),
+        *("--settings", tmp_path / "settings.json"),
+    ]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    run = Run.open(parse())
+    vars(run.encoders)["nodes"] = registry
+    train_adapter(run)
+    made: Any = load_adapter(tmp_path / "work" / "adapter.safetensors")
+    assert made.name == run.adapter.name and made.needs == run.adapter.needs
+    model = load_file(CHECKPOINT)
+    first = "model.diffusion_model.input_blocks.3.1.transformer_blocks.0.attn2.to_k.weight"
+    key = made.projections[0].to_k_ip.weight.float()
+    assert 0 < (key - model[first].float()).abs().max() < 0.02  # from the model's own, and on
 
 
 def test_a_run_that_was_stopped_and_killed_goes_on_to_the_same(

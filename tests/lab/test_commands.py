@@ -163,7 +163,8 @@ def test_no_workers(
     assert run_jobs(tmp_path, monkeypatch, "--workers", 0) == 2
     assert run_jobs(tmp_path, monkeypatch, "--workers", 2, "--server", "http://127.0.0.1:1") == 2
     printed = capsys.readouterr().err
-    assert "--workers must be at least 1" in printed and "--workers goes without" in printed
+    assert "--workers: must be at least 1, got '0'" in printed
+    assert "--server goes without --workers" in printed
 
 
 def test_a_server_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

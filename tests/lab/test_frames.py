@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lab.evaluation.encoders import Detection, Detector
 from lab.training.__main__ import main
-from lab.training.real.frames import Segmenter, find_clips, import_frames, read_frames
+from lab.training.real.frames import ClipWorker, Segmenter, find_clips, read_frames, show
 from lab.training.real.training_set import is_in, read_set
 
 SIZE = (160, 80)
@@ -75,7 +75,8 @@ AFTER: Boxes = {"red ball": [(80, 20, 120, 60)], "car": [(0, 0, 40, 40)]}
 
 def run(clip: Path, *frames: Boxes, out: Path, min_score: float = 0.1, **more: Any) -> int:
     drawn: Any = Drawn(*frames, **more)
-    return import_frames([clip], list(COLOURS), out, drawn, drawn, min_score)
+    out.mkdir(exist_ok=True)
+    return show([ClipWorker(list(COLOURS), out, min_score, drawn, drawn).make(clip)], 1)
 
 
 def test_one_frame_is_cut_out_and_the_other_trained(tmp_path: Path) -> None:
@@ -217,12 +218,13 @@ def test_clips_that_cant_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text("a car")
     drawn: Any = Drawn()
-    assert import_frames(find_clips(tmp_path), ["car"], tmp_path / "set", drawn, drawn, 0.1) == 0
+    worker = ClipWorker(["car"], tmp_path / "set", 0.1, drawn, drawn)
+    assert show(map(worker.make, find_clips(tmp_path)), 2) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("a.mp4: it can't be decoded: Invalid data")
     assert "b: expected two frames or more, got 1" in lines
     (clip / "001.png").write_bytes(b"no picture")
-    assert import_frames([clip], ["car"], tmp_path / "set", drawn, drawn, 0.1) == 0
+    assert show([worker.make(clip)], 1) == 0
     assert "cannot identify image file" in capsys.readouterr().out
     (tmp_path / "b.mov").write_bytes(b"")
     with pytest.raises(ValueError, match=r"b and b\.mov would be the same sample"):
@@ -288,6 +290,17 @@ def test_the_command(
     printed = capsys.readouterr().out
     assert f"b: {len(scores[0])} of 'car' can't be told apart in its first frame" in printed
     assert f"Wrote 0 samples to {out}, of 2 clips." in printed
+
+    def problems(lines: str) -> list[str]:
+        return sorted(line for line in lines.splitlines() if line.startswith(("a: ", "b: ")))
+
+    command(monkeypatch, *frames, "--workers", 2)
+    assert problems(capsys.readouterr().out) == problems(printed)
+    parts = []
+    for part in ("1/2", "2/2"):
+        command(monkeypatch, *frames, "--shard", part)
+        parts += problems(capsys.readouterr().out)
+    assert sorted(parts) == problems(printed)
     (out / "a.json").write_text("{}")  # as if it were done
     command(monkeypatch, *frames)
     assert ", of 1 clips." in capsys.readouterr().out

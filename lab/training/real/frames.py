@@ -10,7 +10,8 @@ A clip is a video or a folder of frames, with its caption beside it:
 
 import argparse
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps, ImageStat
 from torch import Tensor
 from torchvision.ops import box_iou
-from transformers import Sam2Model, Sam2Processor
+from transformers import Owlv2Processor, Sam2Model, Sam2Processor
 
 from lab.evaluation.detected import crop
 from lab.evaluation.encoders import MAX_OVERLAP, MIN_SCORE, Detection, Detector, load_model, read
+from lab.jobs.engines import work
 from lab.progress import Progress
 from lab.training.real.training_set import (
     MAX_SUBJECTS,
@@ -40,6 +42,7 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 VIDEO_MODEL = "sam2_video"  # whose files have the image model's weights, and more
 MIN_FILLED = 0.1  # of a subject's box that its mask must take
 Frames = tuple[Image.Image, Image.Image]  # where the references are cut out, and what is trained
+Result = tuple[str, bool, list[str]]  # a clip's name, whether it became a sample, and what is wrong
 
 
 class Segmenter:
@@ -84,17 +87,23 @@ def main(options: argparse.Namespace) -> None:
     phrases = list(dict.fromkeys(phrase.strip() for phrase in options.phrases))
     if not all(phrases):
         raise ValueError("--phrases: a phrase is empty.")
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not (options.address or torch.cuda.is_available()):
         raise ValueError("--device is cuda, and PyTorch sees none.")
-    clips = find_clips(options.source)
+    shard, shards = options.shard
+    clips = find_clips(options.source)[shard - 1 :: shards]
     left = [clip for clip in clips if not (options.out / f"{sample_name(clip)}.json").exists()]
     if options.dry_run:
         print(f"{len(clips)} clips, {len(left)} of them to do. Nothing was written.")
         return
-    detector = Detector(options.detector, device, "--detector")
-    segmenter = Segmenter(options.segmenter, device)
-    count = import_frames(left, phrases, options.out, detector, segmenter, options.min_score)
+    read(Owlv2Processor, "--detector", options.detector)  # here, where an error is a sentence
+    read(Sam2Processor, "--segmenter", options.segmenter)
+    options.out.mkdir(parents=True, exist_ok=True)
+    make_worker = MakeClipWorker(
+        phrases, options.out.resolve(), options.min_score,
+        options.detector, options.segmenter, options.device,
+    )  # fmt: skip
+    clips = [clip.resolve() for clip in left]
+    count = show(work(clips, make_worker, options.workers, options.address), len(left))
     print(f"Wrote {count} samples to {options.out}, of {len(left)} clips.")
 
 
@@ -124,36 +133,63 @@ def sample_name(clip: Path) -> str:
     return clip.name if clip.is_dir() else clip.stem
 
 
-def import_frames(
-    clips: Sequence[Path],
-    phrases: Sequence[str],
-    out: Path,
-    detector: Detector,
-    segmenter: Segmenter,
-    min_score: float,
-) -> int:
-    """Write a sample for each clip in which a subject is found, and print what isn't; returns how
-    many there are."""
-    out.mkdir(parents=True, exist_ok=True)
-    progress, count = Progress(len(clips)), 0
-    for done, clip in enumerate(clips, 1):
+@dataclass
+class ClipWorker:
+    """Makes samples of clips for `lab.jobs.engines`."""
+
+    phrases: Sequence[str]
+    out: Path  # is there
+    min_score: float
+    detector: Detector
+    segmenter: Segmenter
+
+    def make(self, job: Path) -> Result:
+        """Write a sample of a clip, if a subject is found in it."""
         subjects: list[CutOut] = []
         try:
-            caption = read_caption(clip)
-            frames = read_frames(clip)
-            named = [phrase for phrase in phrases if is_in(phrase, caption)]
+            caption = read_caption(job)
+            frames = read_frames(job)
+            named = [phrase for phrase in self.phrases if is_in(phrase, caption)]
             if not named:
                 raise ValueError("its caption has none of the phrases")
-            subjects, problems = find_subjects(frames, named, detector, segmenter, min_score)
+            subjects, problems = find_subjects(
+                frames, named, self.detector, self.segmenter, self.min_score
+            )
             if subjects:
                 picture = io.BytesIO()
                 frames[1].save(picture, "jpeg", quality=95)
-                save_sample(out, sample_name(clip), picture.getvalue(), ".jpg", caption, subjects)
+                name = sample_name(job)
+                save_sample(self.out, name, picture.getvalue(), ".jpg", caption, subjects)
         except (OSError, ValueError) as error:
             problems = [str(error)]
+        return job.name, bool(subjects), problems
+
+
+@dataclass(frozen=True)
+class MakeClipWorker:
+    """What makes such a worker, wherever that is."""
+
+    phrases: Sequence[str]
+    out: Path
+    min_score: float
+    detector: str
+    segmenter: str
+    device: str | None  # None: a GPU if there is one
+
+    def __call__(self, name: str) -> ClipWorker:
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        detector = Detector(self.detector, device, "--detector")
+        segmenter = Segmenter(self.segmenter, device)
+        return ClipWorker(self.phrases, self.out, self.min_score, detector, segmenter)
+
+
+def show(results: Iterable[Result], clips: int) -> int:
+    """Print how far it is, and what is wrong; returns how many samples there are."""
+    progress, count = Progress(clips), 0
+    for done, (name, is_sample, problems) in enumerate(results, 1):
         for problem in problems:
-            print(f"{clip.name}: {problem}", flush=True)
-        count += bool(subjects)
+            print(f"{name}: {problem}", flush=True)
+        count += is_sample
         progress.show(done, f"{count} samples")
     return count
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from lab.jobs.engines import work_in_a_loop, work_on_ray
+from lab.jobs.engines import work
 from lab.jobs.hashes import Hashes
 from lab.progress import Progress
 from lab.training import processes
 from lab.training.real.cache import Cache, MakeEncodingWorker
 from lab.training.real.encoders import Encoders
 from lab.training.real.settings import read_settings
+from lab.training.real.start import initialize, new_adapter, shapes_of
 from lab.training.real.training_set import Sample, draw_samples, read_set, scan
 
 SHOWN = 12  # samples on the contact sheet
@@ -67,10 +68,21 @@ class Run:
         from msd_core.checkpoint import load_adapter
 
         for name in ("checkpoint", "clip_vision", "adapter"):
-            if not getattr(options, name).is_file():
+            path = getattr(options, name)
+            if path and not path.is_file():
                 raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no such file.")
         samples = read_set(options.set)
-        adapter: Any = load_adapter(options.adapter)
+        adapter: Any
+        if options.new:
+            checkpoint = shapes_of("--checkpoint", options.checkpoint)
+            clip_vision = shapes_of("--clip-vision", options.clip_vision)
+            adapter = new_adapter(options.new, checkpoint, clip_vision)
+            start = f"new {options.new}"
+        else:
+            adapter = load_adapter(options.adapter)
+            start = adapter.digest
+            if options.fresh:
+                start = f"new weights of the sizes of {start}"
         adapter.float()
         folder = options.cache or options.work / "cache"
         if not options.dry_run:
@@ -81,7 +93,6 @@ class Run:
         )
         cache = Cache(folder, encoders.key(hashes))
         hashes.save()
-        start = f"new weights of the sizes of {adapter.digest}" if options.fresh else adapter.digest
         decided = {"encoders": cache.encoders_key, "adapter": start}
         by_key = {cache.key(sample): sample for sample in (None, *samples)}  # reads each file
         return cls(options, adapter, encoders, cache, by_key, decided)
@@ -104,10 +115,7 @@ def fill_cache(run: Run) -> bool:
     if options.dry_run:
         return True
     make_worker = MakeEncodingWorker(run.cache, run.encoders)
-    if options.workers or options.address:
-        results = work_on_ray(mine, make_worker, options.workers, options.address)
-    else:
-        results = work_in_a_loop(mine, make_worker)
+    results = work(mine, make_worker, options.workers, options.address)
     progress, failed = Progress(len(mine)), 0
     for done, problem in enumerate(results, 1):
         if problem:
@@ -122,7 +130,6 @@ def train_adapter(run: Run) -> None:
     minutes are over."""
     from lab.training.real.frozen import Frozen
     from lab.training.real.pictures import Pictures
-    from lab.training.real.start import initialize
     from lab.training.real.task import AdapterOnSet
     from lab.training.trainer import Trainer
 
@@ -144,7 +151,7 @@ def train_adapter(run: Run) -> None:
     frozen = Frozen(model, run.adapter)
     if options.recompute:
         frozen.recompute()
-    if options.fresh:
+    if options.fresh or options.new:
         torch.manual_seed(settings.seed)
         initialize(run.adapter, frozen)
     task = AdapterOnSet(settings, frozen, run.adapter, run.cache, keys, options.work)
