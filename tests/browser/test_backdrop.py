@@ -66,6 +66,47 @@ def test_the_result_is_behind_the_boxes(ui: Ui) -> None:
 def test_the_previews_of_a_run_are_shown(previews: Ui) -> None:
     ui = previews
     load_fresh(ui, steps=60)  # long enough that the page paints meanwhile
+    watch_previews(ui)
+    ui.run()
+    ui.until(lambda: ui.page.evaluate("() => previews.sent") > 0)
+    ui.until(lambda: colour_at(ui, *FREE) != GROUND)
+    assert ui.page.evaluate("() => previews.painted") > 0
+
+
+def test_the_previews_of_a_run_with_another_seed(previews: Ui) -> None:
+    """The layout isn't executed again then: the host has its output from before."""
+    ui = previews
+    load_fresh(ui, steps=60)
+    ui.run()
+    ui.node(
+        """const sampler = app.canvas.graph.nodes.find((one) => one.type === 'KSampler');
+        sampler.widgets[0].value += 1;"""
+    )
+    watch_previews(ui)
+    _, outputs = ui.run()
+    assert any("images" in output for output in outputs.values())
+    assert ui.page.evaluate("() => previews.painted") > 0
+
+
+def test_a_saved_picture_goes_before_previews_of_others(ui: Ui) -> None:
+    """Those of nodes that show something on their way, as a control map."""
+    load_fresh(ui)
+    ui.node(
+        """const graph = app.canvas.graph;
+        const loader = graph.nodes.find((one) => one.type === 'LoadImage');
+        const show = LiteGraph.createNode('PreviewImage');
+        graph.add(show);
+        loader.connect(0, show, 0);"""
+    )
+    ui.still()
+    ui.run()
+    ui.frames(30)
+    source = ui.node("return node.widgets.at(-1).element.editor.host.backdrop().image.src;")
+    assert "type=output" in source
+
+
+def watch_previews(ui: Ui) -> None:
+    """Count the previews that the host sends, and those that are painted."""
     ui.page.evaluate(
         """() => {
             window.previews = { sent: 0, painted: 0 };
@@ -79,10 +120,6 @@ def test_the_previews_of_a_run_are_shown(previews: Ui) -> None:
             };
         }"""
     )
-    ui.run()
-    ui.until(lambda: ui.page.evaluate("() => previews.sent") > 0)
-    ui.until(lambda: colour_at(ui, *FREE) != GROUND)
-    assert ui.page.evaluate("() => previews.painted") > 0
 
 
 def test_what_the_layout_draws_itself_is_not_the_result(ui: Ui) -> None:

@@ -5,6 +5,7 @@ import { api } from "../../../../scripts/api.js";
 import { app } from "../../../../scripts/app.js";
 import { clamp } from "../layout/value.mjs";
 import { imageAddress } from "./images.mjs";
+import { outputOf } from "./last_run.mjs";
 import { sourceOf } from "./sources.mjs";
 
 /** @typedef {import("./links.mjs").HostNode} HostNode */
@@ -15,6 +16,7 @@ import { sourceOf } from "./sources.mjs";
  * @property {string} id
  * @property {Set<string>} copies of references that layouts saved in it, by which they are known
  * @property {HTMLImageElement | null} result
+ * @property {boolean} saved whether the result is a saved picture, which goes before previews
  * @property {HTMLImageElement | null} preview
  * @property {boolean} ended
  */
@@ -34,7 +36,7 @@ const watchers = new Set();
 function jobOf(id) {
   let job = jobs.find((one) => one.id === id);
   if (!job) {
-    job = { id, copies: new Set(), result: null, preview: null, ended: false };
+    job = { id, copies: new Set(), result: null, saved: false, preview: null, ended: false };
     jobs.push(job);
     jobs.splice(0, jobs.length - MAX_JOBS);
   }
@@ -55,25 +57,47 @@ function load(address, then) {
 }
 
 /**
- * Whether a node shows what a layout draws: its preview or its collage.
  * @param {unknown} path ids of the subgraphs' nodes around it, and its own
+ * @returns {HostNode | null | undefined}
  */
-function showsALayout(path) {
+function nodeAt(path) {
   /** @type {any} */
   let node = null;
   for (const id of String(path).split(":"))
     node = (node ? node.subgraph : app.rootGraph)?.getNodeById(Number(id));
-  return node && sourceOf(node, "images")?.node?.comfyClass === "MSDLayout";
+  return node;
 }
+
+/**
+ * Whether a node shows what a layout draws: its preview or its collage.
+ * @param {HostNode | null | undefined} node
+ */
+const showsALayout = (node) => node && sourceOf(node, "images")?.node?.comfyClass === "MSDLayout";
+
+/**
+ * @param {Job} job
+ * @param {any} output of a node in it
+ */
+function noteCopies(job, output) {
+  for (const name of output?.msd_references ?? []) if (name) job.copies.add(name);
+}
+
+api.addEventListener("execution_cached", ({ detail }) => {
+  const { prompt_id, nodes } = /** @type {any} */ (detail);
+  const found = nodes.map(nodeAt).filter(Boolean);
+  for (const node of found) noteCopies(jobOf(prompt_id), outputOf(node));
+});
 
 api.addEventListener("executed", ({ detail }) => {
   const { prompt_id, node, display_node = node, output } = /** @type {any} */ (detail);
   const job = jobOf(prompt_id);
-  for (const name of output?.msd_references ?? []) if (name) job.copies.add(name);
-  const file = output?.images?.[0];
-  if (!file?.filename || showsALayout(display_node)) return;
-  load(imageAddress(file.filename, file.subfolder ?? "", file.type ?? "output"), (image) => {
-    job.result = image;
+  noteCopies(job, output);
+  const { filename, subfolder = "", type = "output" } = output?.images?.[0] ?? {};
+  const saved = type === "output";
+  if (!filename || (job.saved && !saved) || showsALayout(nodeAt(display_node))) return;
+  job.saved = saved;
+  load(imageAddress(filename, subfolder, type), (image) => {
+    if (job.saved === saved) job.result = image;
   });
 });
 
