@@ -30,6 +30,26 @@ test("lines of phrases and boxes are read", () => {
   );
 });
 
+test("text as language models write it is read", () => {
+  const expected = [["cat", 0, 0.25, 0.4, 0.75]];
+  for (const text of [
+    "cat: [0, 0.25, 0.4, 0.75]",
+    "cat: (0, 0.25, 0.4, 0.75)",
+    "```\ncat: 0, 0.25, 0.4, 0.75\n```",
+    `\`\`\`json\n${JSON.stringify([CAT])}\n\`\`\``,
+  ]) {
+    const read = readText(text).subjects.map(({ phrase, box }) => [phrase, ...box]);
+    assert.deepEqual(read, text.includes("json") ? [["cat", ...CAT.box]] : expected, text);
+  }
+});
+
+// It took the square of their number: for these an hour.
+test("a text of two million letters is read", { timeout: 60_000 }, () => {
+  const digits = "1".repeat(2e6);
+  for (const text of [`a:${digits}`, digits, `a:${"1,".repeat(1e6)}`, ":".repeat(2e6)])
+    assert.equal(readText(text), null);
+});
+
 test("a list of subjects is read too", () => {
   assert.deepEqual(readText(JSON.stringify([CAT])), { subjects: [CAT], single: false });
 });
@@ -44,7 +64,8 @@ test("elements of boxes and of Ideogram's prompts are read", () => {
     { phrase: "", box: [0.5, 0, 1, 1], weight: 1 },
   ];
   const prompt = { compositional_deconstruction: { background: "a table", elements } };
-  for (const raw of [elements, { elements }, prompt])
+  const unplaced = [{ type: "text", desc: "a title" }, ...elements];
+  for (const raw of [elements, { elements }, prompt, unplaced])
     assert.deepEqual(readText(JSON.stringify(raw)), { subjects, single: false });
   for (const bbox of [null, [250, 0, 750], [250, 0, 750, 1400], [750, 0, 250, 400], "a", {}]) {
     const read = readText(JSON.stringify([elements[0], { bbox, desc: "cup" }]));

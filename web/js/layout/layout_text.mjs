@@ -7,8 +7,8 @@ import { readValue, wasCorrected, writeValue } from "./value.mjs";
 /** @typedef {{key: import("./texts.mjs").TextKey, values?: Record<string, string | number>}} Problem */
 
 const ELEMENT_SCALE = 1000; // a picture's width and height in an element's bbox
-const NUMBER = String.raw`\s*(\d*\.?\d+)\s*`;
-const LINE = new RegExp(`^(.*)[:：]${[NUMBER, NUMBER, NUMBER, NUMBER].join("[,，]")};?$`);
+const FENCED = /^```\w*\n([\s\S]*)\n```$/; // as language models mark what is to be copied
+const NUMBER = /^\d*\.?\d+$/;
 
 /**
  * The layout's value, a subject a line.
@@ -34,21 +34,24 @@ export const subjectText = (subject) => JSON.stringify(writeValue([subject]).sub
  *   null: it is something else
  */
 export function readText(text) {
-  const trimmed = text.trim();
+  const trimmed = text.trim().replace(FENCED, "$1").trim();
   return /^[[{]/.test(trimmed) ? readJson(trimmed) : readLines(trimmed);
 }
 
 /**
- * Subjects of elements as Create Bounding Boxes and Ideogram's prompts have them.
+ * Subjects of elements as Create Bounding Boxes and Ideogram's prompts have them; those without a box
+ * are no subjects.
  * @param {any} raw a list of them, or a prompt with one
  * @returns {unknown[] | null} null if it is something else
  */
 function readElements(raw) {
   const elements = raw.compositional_deconstruction?.elements ?? raw.elements ?? raw;
-  if (!Array.isArray(elements) || !Array.isArray(elements[0]?.bbox)) return null;
-  return elements.map((element) => {
-    const [y0, x0, y1, x1] = [element?.bbox].flat().map((value) => value / ELEMENT_SCALE);
-    return { phrase: element?.desc ?? "", box: [x0, y0, x1, y1], weight: 1 };
+  if (!Array.isArray(elements)) return null;
+  const placed = elements.filter((element) => element?.bbox !== undefined);
+  if (!placed.length) return null;
+  return placed.map(({ bbox, desc = "" }) => {
+    const [y0, x0, y1, x1] = [bbox].flat().map((value) => value / ELEMENT_SCALE);
+    return { phrase: desc, box: [x0, y0, x1, y1], weight: 1 };
   });
 }
 
@@ -75,18 +78,34 @@ function readJson(text) {
     : { key: /** @type {const} */ ("textSubject"), values: { n: wrong + 1 } };
 }
 
+/**
+ * @param {string} line `phrase: x0,y0,x1,y1`, the numbers in brackets or not
+ * @returns {{phrase: string, box: number[], weight: number} | null}
+ */
+function readLine(line) {
+  const colon = Math.max(line.lastIndexOf(":"), line.lastIndexOf("："));
+  const place = line
+    .slice(colon + 1)
+    .replace(/;$/, "")
+    .trim();
+  const bare = /^(?:\[.*\]|\(.*\))$/.test(place) ? place.slice(1, -1) : place;
+  const numbers = bare.split(/[,，]/).map((number) => number.trim());
+  if (colon < 0 || numbers.length !== 4 || !numbers.every((one) => NUMBER.test(one))) return null;
+  return { phrase: line.slice(0, colon).trim(), box: numbers.map(Number), weight: 1 };
+}
+
 /** @param {string} text */
 function readLines(text) {
   const lines = text.split("\n").map((line) => line.trim());
-  const found = lines.map((line) => LINE.exec(line));
+  const found = lines.map(readLine);
   if (!found.some(Boolean)) return null;
   const subjects = [];
-  for (const [i, match] of found.entries()) {
+  for (const [i, subject] of found.entries()) {
     if (!lines[i]) continue;
-    const [x0, y0, x1, y1] = (match ?? []).slice(2).map(Number);
-    if (!match || !(x0 < x1 && y0 < y1 && x1 <= 1 && y1 <= 1))
+    const [x0, y0, x1, y1] = subject?.box ?? [];
+    if (!subject || !(x0 < x1 && y0 < y1 && x1 <= 1 && y1 <= 1))
       return { key: /** @type {const} */ ("textLine"), values: { n: i + 1 } };
-    subjects.push({ phrase: match[1].trim(), box: [x0, y0, x1, y1], weight: 1 });
+    subjects.push(subject);
   }
   const { subjects: read, fault } = readValue({ subjects });
   return fault ? { key: fault } : { subjects: read, single: false };
