@@ -111,6 +111,9 @@ def test_a_dragged_row_takes_its_wires_along(ui: Ui) -> None:
     }
     assert wires(ui) == moved
     assert ui.node("return [...node.pos]") == at
+    shown = "({ name, label, localized_name }) => [name, label ?? localized_name ?? name]"
+    names = ui.node(f"return node.inputs.map({shown})")
+    assert all(words == name.rpartition(".")[2] for name, words in names), names
     assert ui.element(".msd-row[aria-current=true] .msd-phrase").input_value() == "a"
     ui.until(lambda: picture(1) in (ui.element(".msd-thumb").nth(2).get_attribute("src") or ""))
     saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")

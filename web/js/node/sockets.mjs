@@ -140,8 +140,23 @@ function moveLinks(node, socketOf, target) {
   const sockets = INDICES.map((index) => node.inputs[slotOf(node, socketOf(index))]);
   for (const [from, socket] of sockets.entries()) {
     const to = linked.includes(from) ? target(from) : free.shift();
-    if (socket && to !== undefined) socket.name = socketOf(to);
+    if (socket && to !== undefined) rename(socket, socketOf(to));
   }
+}
+
+/** The host shows a socket's name without its group. @param {string} name */
+const shownName = (name) => name.slice(name.indexOf(".") + 1);
+
+/**
+ * Rename a socket, and what is shown of it, unless a user has given it a name.
+ * @param {HostNode["inputs"][number]} socket
+ * @param {string} name
+ */
+function rename(socket, name) {
+  for (const key of /** @type {const} */ (["label", "localized_name"]))
+    if (socket[key] === socket.name) socket[key] = name;
+    else if (socket[key] === shownName(socket.name)) socket[key] = shownName(name);
+  socket.name = name;
 }
 
 /**
@@ -150,11 +165,14 @@ function moveLinks(node, socketOf, target) {
  * @param {(index: number) => string} socketOf
  * @param {number} last index of the last one needed
  */
-function addSockets(node, socketOf, last) {
+export function addSockets(node, socketOf, last) {
   const { type, shape } = node.inputs[slotOf(node, socketOf(0))];
   for (let index = 1; index <= last; index++)
     if (slotOf(node, socketOf(index)) < 0)
-      node.addInput(socketOf(index), type, shape === undefined ? {} : { shape });
+      node.addInput(socketOf(index), type, {
+        label: shownName(socketOf(index)),
+        ...(shape !== undefined && { shape }),
+      });
   sortSockets(node);
 }
 
