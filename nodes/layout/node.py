@@ -16,7 +16,13 @@ from ..subjects import MAX_SUBJECTS, MSDSubjects, Subject, Subjects
 from .boxes import NO_BOX, SubjectSpec, parse_boxes, parse_layout, pixel_box
 from .copies import save_reference, save_region
 from .preview import draw_collage, draw_layout
-from .references import inversion_warnings, read_reference_masks, read_references, read_region
+from .references import (
+    inversion_warnings,
+    read_reference_masks,
+    read_references,
+    read_region,
+    region_warnings,
+)
 
 LAYOUT_PROPERTY = "msd_layout"  # as web/js/node/layout_node.mjs names it
 _DETERMINERS = {
@@ -227,7 +233,7 @@ class MSDLayout(io.ComfyNode):
                 number, spec, (width, height), references, reference_masks, regions
             )
             everyone.append(subject)
-            warnings += found
+            warnings += found + region_warnings(subject.region, number)
             if found and (reference_masks or {}).get(f"reference_mask_{number}") is not None:
                 inverted.append(number)
         subjects = [subject for subject in everyone if subject is not None]

@@ -87,6 +87,16 @@ def read_region(mask: Any, socket: str) -> Tensor | None:
     return masks[0]
 
 
+def region_warnings(region: Tensor | None, number: int) -> list[str]:
+    """What to say of subject `number` if its region [H, W] is empty."""
+    if region is None or region.max() >= 1 / 255:
+        return []
+    return [
+        f"Subject {number} is nowhere in the picture: region_{number} is all black. Paint it, or "
+        "disconnect it."
+    ]
+
+
 def read_reference_masks(
     given: Any, alpha: Tensor | None, references: Tensor, number: int
 ) -> Tensor | None:

@@ -26,10 +26,23 @@ window.runSequence = async (actions) => {
   const prompt = async () => {
     const { output } = await app.graphToPrompt();
     const { inputs } = Object.values(output).find((one) => one.class_type === "MSDLayout");
+    const fileOf = (socket) => output[inputs[socket]?.[0]]?.inputs.image ?? null;
     const files = [];
     for (let i = 1; inputs[`references.reference_${i}`]; i++)
-      files.push(output[inputs[`references.reference_${i}`][0]].inputs.image);
-    return { subjects: inputs.layout.subjects, files };
+      files.push(fileOf(`references.reference_${i}`));
+    const masks = files.map((_, i) => fileOf(`reference_masks.reference_mask_${i + 1}`));
+    return { subjects: inputs.layout.subjects, files, masks };
+  };
+  // The selected box in pixels, as it is said to those who don't see the canvas.
+  const spoken = () => {
+    const [words] = shown(".msd-spoken").map((one) => one.textContent);
+    return /: (\d+) by (\d+) pixels at (\d+), (\d+)$/.exec(words ?? "")?.slice(1).map(Number);
+  };
+  const inPixels = ([x0, y0, x1, y1]) => {
+    const [width, height] = ["width", "height"].map(
+      (name) => node().widgets.find((one) => one.name === name).value,
+    );
+    return [(x1 - x0) * width, (y1 - y0) * height, x0 * width, y0 * height];
   };
   const screen = () =>
     shown(".msd-row").map((row) => ({
@@ -154,6 +167,13 @@ window.runSequence = async (actions) => {
     if (JSON.stringify(rows) !== JSON.stringify(expected)) problems.push({ rows, expected });
     if (JSON.stringify(subjects()) !== JSON.stringify(sent.subjects))
       problems.push({ value: subjects(), sent: sent.subjects });
+    const selected = shown(".msd-row").findIndex((row) => row.ariaCurrent === "true");
+    const { box } = sent.subjects[selected] ?? {};
+    const [said, held] = [spoken(), box && inPixels(box)];
+    if (Boolean(said) !== Boolean(held) || said?.some((one, i) => Math.abs(one - held[i]) > 1))
+      problems.push({ said, held });
+    if (sent.masks.some((mask, i) => mask && mask !== sent.files[i]))
+      problems.push({ why: "another one's mask", masks: sent.masks, files: sent.files });
     return JSON.stringify(sent);
   };
   try {
@@ -196,6 +216,10 @@ window.runSequence = async (actions) => {
           if (JSON.stringify(has) !== JSON.stringify(expected))
             problems.push({ why: "others' pictures", has, expected });
         }
+        const [masked, masks] = [before, now].map((state) => JSON.parse(state).masks.sort());
+        const keep = ["draw", "redraw", "reorder", "off", "type"].includes(name);
+        if (keep && is.length === was.length && `${masked}` !== `${masks}`)
+          problems.push({ why: "lost a mask", masked, masks });
         const lost = was.filter(({ phrase }) => phrase && !is.some((one) => one.phrase === phrase));
         const mayLose = { delete: 1, drop: 1, duplicate: 1, type: 1 }[name] ?? 0;
         if (lost.length > mayLose || is.length < was.length - mayLose)

@@ -1,7 +1,7 @@
 """What the editor looks like: contrast in both themes, colours, and many subjects."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ TEXTS = (
     "input",
     ".msd-chip",
 )
+MENU_TEXTS = (".msd-item", ".msd-caption", ".msd-pixels span", ".msd-pixels input[type=number]")
 # Of elements: what each is called, its colour and opacity, and where it is on the screen.
 READ = """elements => elements.map((element) => {
     const read = (e) => getComputedStyle(e);
@@ -65,6 +66,18 @@ def contrast(shot: Image.Image, element: dict[str, Any]) -> float:
     return (lights[1] + 0.05) / (lights[0] + 0.05)
 
 
+def contrasts(ui: Ui, selectors: Sequence[str]) -> dict[str, float]:
+    """Of each visible element of each selector, by its name; every one has some."""
+    shot = Image.open(io.BytesIO(ui.page.screenshot())).convert("RGB")
+    found = {}
+    for selector in selectors:
+        elements = ui.element(selector).evaluate_all(READ)
+        assert elements, selector
+        for number, element in enumerate(elements):
+            found[f"{selector} {number} {element['name']}"] = contrast(shot, element)
+    return found
+
+
 def grid(count: int) -> list[dict[str, object]]:
     """Subjects side by side and below one another."""
     edge = next(n for n in range(1, 5) if n * n >= count)
@@ -85,12 +98,12 @@ def test_texts_can_be_read(ui: Ui, theme: str) -> None:
     ui.element("button", has_text="Snap").click()
     ui.page.mouse.move(5, 940)
     ui.frames()
-    shot = Image.open(io.BytesIO(ui.page.screenshot())).convert("RGB")
-    found = {
-        f"{selector} {number} {element['name']}": contrast(shot, element)
-        for selector in TEXTS
-        for number, element in enumerate(ui.element(selector).evaluate_all(READ))
-    }
+    found = contrasts(ui, TEXTS)
+    ui.element(".msd-chip").nth(0).click(button="right")
+    ui.page.get_by_role("menu").locator("visible=true").wait_for()
+    found |= contrasts(ui, MENU_TEXTS)
+    ui.shot(f"menu, {theme}")
+    ui.press("Escape")
     lowest = min(found, key=lambda name: found[name])
     print(f"lowest contrast: {found[lowest]:.2f} of {lowest}")
     assert found[lowest] >= MIN_CONTRAST, {k: v for k, v in found.items() if v < MIN_CONTRAST}

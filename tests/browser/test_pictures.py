@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator
+from test_sources import prompt_of
 from ui import BOXES, TWO, Ui, near, of_type, subject, workflow
 
 LOADERS = """return app.canvas.graph.nodes.filter((n) => n.type === 'LoadImage')
@@ -158,6 +159,43 @@ def test_a_picture_of_two_subjects_is_replaced_for_one(ui: Ui, files: Path) -> N
     drop(ui, ui.at(0.75, 0.5), files / "wide.png")
     ui.until(lambda: references(ui) == ["reference_1.png", "wide.png"])
     assert [one["phrase"] for one in ui.subjects] == ["star", "heart"]
+
+
+def test_the_mask_of_a_picture_goes_with_it(ui: Ui, files: Path) -> None:
+    """It isn't used for the picture in its place; one that comes of that picture is."""
+    at = """const at = (group, n) =>
+            node.inputs.findIndex((one) => one.name === `${group}s.${group}_${n}`);
+        const loader = node.getInputNode(at('reference', 1)), { graph } = app.canvas;"""
+    for step in (
+        "loader.connect(0, node, at('reference', 2));",
+        """const invert = LiteGraph.createNode('InvertMask');
+        graph.add(invert);
+        loader.connect(1, invert, 0);
+        invert.connect(0, node, at('reference_mask', 1));""",
+        """const invert = graph.nodes.find((one) => one.type === 'InvertMask');
+        invert.connect(0, node, at('reference_mask', 2));""",
+    ):
+        ui.node(at + step)
+        ui.still()
+    ui.capture()
+
+    def masks() -> list[str]:
+        inputs = of_type(prompt_of(ui), "MSDLayout")
+        return sorted(name for name in inputs if name.startswith("reference_masks."))
+
+    both = [f"reference_masks.reference_mask_{n}" for n in (1, 2)]
+    ui.until(lambda: masks() == both)
+    drop(ui, ui.at(0.25, 0.5), files / "wide.png")  # of a Load Image that both have
+    ui.until(lambda: references(ui) == ["wide.png", "reference_1.png"])
+    ui.until(lambda: masks() == both[1:])
+    said = "The mask of subject 1 was that of its earlier picture: it is disconnected."
+    ui.until(lambda: ui.note() == said)
+    drop(ui, ui.at(0.75, 0.5), files / "tall.png")  # that of this subject alone
+    ui.until(lambda: references(ui) == ["wide.png", "tall.png"])
+    ui.frames(30)
+    assert masks() == both[1:] and not ui.note().startswith("The mask")
+    ui.press("Control+z", "Control+z")
+    ui.until(lambda: masks() == both and references(ui) == ["reference_1.png"] * 2)
 
 
 def test_a_subject_that_waits_gets_its_picture(ui: Ui, files: Path) -> None:

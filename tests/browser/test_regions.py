@@ -1,6 +1,7 @@
 """Masks on the region sockets, as the canvas shows them."""
 
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -181,22 +182,35 @@ def test_the_reference_as_the_encoder_saw_it(ui: Ui) -> None:
 def test_a_region_is_painted_in_the_hosts_editor(ui: Ui) -> None:
     """A new Load Image has what is behind the boxes; the next time it's the one that there is."""
     ui.still()
-    right_click(ui, 0.25, 0.5)
+    right_click(ui, 0.75, 0.5)
     choose(ui, "Paint a mask")
     dialog = ui.page.locator("#maskEditorCanvasContainer, .mask-editor-dialog").first
     dialog.wait_for()
     ui.shot("painting a mask")
     ui.press("Escape")
     dialog.wait_for(state="hidden")
+    ui.until(lambda: ui.note() == "The mask on region_2 is empty: paint it, or disconnect it.")
     prompt = prompt_of(ui)
-    origin, slot = of_type(prompt, "MSDLayout")["regions.region_1"]
+    assert "regions.region_1" not in of_type(prompt, "MSDLayout")
+    origin, slot = of_type(prompt, "MSDLayout")["regions.region_2"]
     assert prompt[origin]["class_type"] == "LoadImage" and slot == 1
     assert prompt[origin]["inputs"]["image"].startswith("msd_region")
     count = ui.page.evaluate("() => app.rootGraph.nodes.length")
     ui.show()
-    right_click(ui, 0.25, 0.5)
+    right_click(ui, 0.75, 0.5)
     choose(ui, "Paint a mask")
     dialog.wait_for()
-    ui.press("Escape")
+    ui.frames(30)
+    ui.page.mouse.move(560, 460)
+    ui.page.mouse.down()
+    ui.page.mouse.move(640, 540, steps=8)
+    ui.page.mouse.up()
+    ui.shot("a painted mask")
+    ui.page.locator("button:visible", has_text=re.compile(r"^\s*Save\s*$")).last.click()
     dialog.wait_for(state="hidden")
     assert ui.page.evaluate("() => app.rootGraph.nodes.length") == count
+    ui.until(lambda: "region_2" not in ui.note())
+    assert prompt_of(ui)[origin]["inputs"]["image"] != prompt[origin]["inputs"]["image"]
+    ui.until(lambda: colour_at(ui, 0.5, 0.5) != GROUND)
+    ui.shot("a painted region")
+    assert colour_at(ui, 0.02, 0.98) == GROUND

@@ -35,11 +35,21 @@ COUNT = int(os.environ.get("SEQUENCES", "3"))
 def test_any_sequence_of_edits_is_kept_and_undone(ui: Ui) -> None:
     """Screen, value and prompt are the same after each edit; undo leads back to the start."""
     ui.page.add_script_tag(path=Path(__file__).with_name("sequences.js"))
+    ui.load(small(), 0.7)
+    for number in (1, 2):
+        ui.node(
+            """const at = (name) => node.inputs.findIndex((one) => one.name === name);
+            const loader = node.getInputNode(at(`references.reference_${given[0]}`));
+            loader.connect(1, node, at(`reference_masks.reference_mask_${given[0]}`));""",
+            number,
+        )
+        ui.still()
+    start = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
     for seed in range(COUNT):
         chance = random.Random(f"{ui.front_end} {ui.mode} {seed}")
         names = chance.choices(list(ACTIONS), list(ACTIONS.values()), k=30)
         actions = [(name, [chance.random() for _ in range(4)]) for name in names]
-        ui.load(small(), 0.7)
+        ui.load(start, 0.7)
         result = ui.page.evaluate("actions => runSequence(actions)", actions)
         print(f"sequence {seed}: {result['seconds']:.1f} s")
         assert not result["problems"], (seed, json.dumps(result, indent=1))

@@ -3,14 +3,16 @@
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
-from ui import SETTING, TWO, Ui, of_type, subject, workflow
+from ui import ROOT, SETTING, TWO, Ui, of_type, subject, workflow
 
 from lab.host.server import Server
 
+SAVED = sorted((ROOT / "tests" / "data" / "saved_workflows").glob("*.json"))
 LONG = "a very long phrase " * 12
 
 
@@ -299,6 +301,25 @@ def test_the_side_panel_leaves_the_editor_alone(ui: Ui) -> None:
     expect(panel).to_be_hidden()
     ui.frames(30)
     assert ui.node(read) == before
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_a_workflow_of_an_earlier_version(ui: Ui, path: Path) -> None:
+    """It loads as it was saved, and keeps so when it is saved again."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    (node,) = (one for one in saved["nodes"] if one["type"] == "MSDLayout")
+    expected = ui.server.workflow(path)
+    ui.load(saved)
+    assert ui.value == node["widgets_values"][2] and len(ui.value["subjects"]) > 1
+    for again in range(2):
+        prompt = as_prompt(ui)
+        assert prompt.keys() == expected.keys(), again
+        for number, given in prompt.items():
+            inputs = {k: v for k, v in given["inputs"].items() if k in expected[number]["inputs"]}
+            assert (given["class_type"], inputs) == (
+                expected[number]["class_type"], expected[number]["inputs"],
+            )  # fmt: skip
+        ui.load(ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))"))
 
 
 def test_a_newer_version_is_kept(ui: Ui) -> None:

@@ -16,12 +16,24 @@ test("at 1024 the sizes are SDXL's buckets", () => {
   });
 });
 
+test("no aspect is far from its name", () => {
+  for (const edge of [256, 512, 768, 1024, 1536])
+    for (const aspect of ASPECTS) {
+      const [across, down] = aspect.split(":").map(Number);
+      const [width, height] = sizeOf(aspect, edge);
+      const off = Math.abs(Math.log((width * down) / (height * across)));
+      assert.ok(off < 0.06, `${aspect} at ${edge}: ${width} x ${height}`);
+    }
+  assert.deepEqual(sizeOf("3:2", 512), [624, 416]);
+});
+
 test("one aspect after another leaves the model's pixel count as it was", () => {
   for (const edge of [256, 512, 768, 1024, 1280, 1536, 2048])
     for (const aspect of ASPECTS) {
       const [width, height] = sizeOf(aspect, edge);
       assert.equal(edgeOf([width, height]), edge, `${aspect} at ${edge}`);
-      assert.ok(width % 64 === 0 && height % 64 === 0 && width * height <= edge * edge);
+      const step = edge < 1024 ? 16 : 64;
+      assert.ok(width % step === 0 && height % step === 0 && width * height <= edge * edge);
     }
   assert.equal(edgeOf([16, 16]), 256);
 });

@@ -3,7 +3,8 @@
 /** @typedef {import("./geometry.mjs").Size} Size */
 
 export const ASPECTS = ["1:1", "4:3", "3:2", "16:9", "21:9", "3:4", "2:3", "9:16"];
-const STEP = 64; // SDXL's buckets are multiples of it
+// SDXL's buckets are multiples of 64; of smaller pictures that would be too coarse for an aspect.
+const [STEP, SMALL_STEP, SMALL] = [64, 16, 1024];
 const MODEL_STEP = 256; // models are made for squares of 512, 768, 1024, ... pixels
 
 /**
@@ -22,10 +23,11 @@ export function edgeOf([width, height]) {
  */
 export function sizeOf(aspect, edge) {
   const [across, down] = aspect.split(":").map(Number);
+  const step = edge < SMALL ? SMALL_STEP : STEP;
   /** @type {Size[]} */
   const sizes = [];
-  for (let width = STEP; width <= (edge * edge) / STEP; width += STEP)
-    sizes.push([width, Math.floor((edge * edge) / width / STEP) * STEP]);
+  for (let width = step; width <= (edge * edge) / step; width += step)
+    sizes.push([width, Math.floor((edge * edge) / width / step) * step]);
   const error = (/** @type {Size} */ [w, h]) => Math.abs(Math.log((w * down) / (h * across)));
   return sizes.reduce((best, size) => (error(size) < error(best) ? size : best));
 }

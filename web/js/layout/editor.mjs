@@ -61,6 +61,7 @@ export class LayoutEditor {
       host,
       subjects: this.subjects,
       clipboard: this.clipboard,
+      note: this.note,
       indexAt: (event) => this.pictures.indexAt(event),
     });
     for (const name of ["pointerdown", "keydown"])

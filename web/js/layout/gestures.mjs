@@ -158,10 +158,15 @@ export class Gestures {
   giveSubject(drag) {
     const { subjects } = this;
     const { index, by } = drag.before;
-    const waiting = subjects.list.findIndex(
-      ({ box, off }, i) => !box && !off && !this.host.reference(i).region,
-    );
+    const waits = (/** @type {number} */ i) => {
+      const { box, off } = subjects.list[i];
+      return !box && !off && !this.host.reference(i).region;
+    };
+    const [waiting = -1, ...others] = [...subjects.list.keys()].filter(waits);
     const own = by === "row" || (by === "typing" && waiting < 0) ? index : waiting;
+    // Drawn again, it is that of the same row, unless others have none yet.
+    if (by === "row" && !others.length && (waiting < 0 || waiting === own))
+      subjects.selectedBy = "row";
     if (own < 0 && subjects.full) return false;
     drag.added = own < 0;
     drag.index = own < 0 ? subjects.add() : own;

@@ -36,7 +36,8 @@
  * @property {() => View} view as it is kept with the workflow
  * @property {(view: View) => void} setView
  * @property {(file: File) => Promise<string>} upload its name on the server
- * @property {(index: number, name: string) => Promise<void>} giveReference a file of the server
+ * @property {(index: number, name: string) => Promise<boolean>} giveReference a file of the server; whether a
+ *   mask of the earlier one was disconnected
  * @property {(index: number) => string | null} encoded address of the reference as the encoder saw it
  * @property {(index: number) => void} invertMask of the reference
  * @property {(index: number) => boolean} canPaintMask whether the region can be painted

@@ -24,12 +24,14 @@ export class Menu {
    * @param {import("./host.mjs").Host} parts.host
    * @param {import("./subjects.mjs").Subjects} parts.subjects
    * @param {import("./clipboard.mjs").Clipboard} parts.clipboard
+   * @param {import("./note.mjs").Note} parts.note
    * @param {(event: MouseEvent) => number} parts.indexAt the subject that an event is on
    */
-  constructor({ root, host, subjects, clipboard, indexAt }) {
+  constructor({ root, host, subjects, clipboard, note, indexAt }) {
     this.host = host;
     this.subjects = subjects;
     this.clipboard = clipboard;
+    this.note = note;
     this.indexAt = indexAt;
     this.root = element("div", { className: "msd-menu", role: "menu", popover: "auto" });
     root.append(this.root);
@@ -103,7 +105,7 @@ export class Menu {
     if (subjects.boxesEditable)
       for (const [other, { phrase }] of list.entries()) {
         if (other === index || !(box || list[other].box)) continue;
-        const words = text("swapBoxes", { n: other + 1, phrase });
+        const words = text("swapBoxes", { n: other + 1, phrase: phrase || text("noPhrase") });
         items.push(this.item(words, () => subjects.swapBoxes(index, other)));
       }
     const around = this.host.reference(index).mask?.box;
@@ -117,9 +119,14 @@ export class Menu {
   }
 
   /** @param {number} index */
-  paintMask(index) {
+  async paintMask(index) {
     this.host.enlarge(false); // it would be above the mask editor
-    this.host.paintMask(index);
+    try {
+      await this.host.paintMask(index);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.note.say(this.host.text("noMaskEditor", { reason }));
+    }
   }
 
   /** The reference as the encoder saw it. @param {string} address */

@@ -77,6 +77,8 @@ export class Note {
     for (const [i, { off }] of list.entries()) {
       if (off) continue;
       if (isLeftOut(subjects, i)) return { words: text("leftOut", { n: i + 1 }) };
+      const { region, mask } = this.host.reference(i);
+      if (region && mask && !mask.box) return { words: text("emptyRegion", { n: i + 1 }) };
       const missing = this.missingOf(i);
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
     }

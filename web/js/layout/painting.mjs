@@ -71,10 +71,14 @@ function startPainting(stage) {
  * @param {string} words
  */
 function paintHint(pen, frame, words) {
-  pen.fillStyle = "#aaa";
+  const [x, y] = [frame.x + frame.w / 2, frame.y + frame.h / 2];
   pen.font = "12px sans-serif";
+  const width = Math.min(pen.measureText(words).width + 12, frame.w);
+  pen.fillStyle = "rgb(0 0 0 / 75%)"; // it may be over a result
+  pen.fillRect(x - width / 2, y - 16, width, 24);
+  pen.fillStyle = "#ccc";
   pen.textAlign = "center";
-  pen.fillText(words, frame.x + frame.w / 2, frame.y + frame.h / 2, frame.w);
+  pen.fillText(words, x, y, frame.w);
   pen.textAlign = "start";
 }
 

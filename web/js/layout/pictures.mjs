@@ -124,7 +124,7 @@ export class Pictures {
     const uploaded = await this.upload(pictures.slice(0, space), words);
     const count = subjects.list.length + uploaded.length;
     for (const one of uploaded) {
-      if (replaced) await this.replace(replaced, one.name);
+      if (replaced) await this.replace(replaced, one.name, words);
       else await this.add(one, count, uploaded.length === 1 ? at : null);
     }
     note.say(words.join(" "));
@@ -158,14 +158,17 @@ export class Pictures {
   /**
    * @param {import("./value.mjs").Subject} subject
    * @param {string} name of the file on the server
+   * @param {string[]} words what to say of its mask is added
    */
-  async replace(subject, name) {
+  async replace(subject, name, words) {
     const { host, subjects } = this;
     const index = subjects.list.indexOf(subject);
     if (index < 0) return; // removed meanwhile
     const count = host.referenceCount();
     if (index > count) subjects.move(index, count); // to the first free socket
-    await host.giveReference(Math.min(index, count), name);
+    const place = Math.min(index, count);
+    if (await host.giveReference(place, name))
+      words.push(host.text("maskDropped", { n: place + 1 }));
     subjects.refresh();
   }
 

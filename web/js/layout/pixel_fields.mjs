@@ -30,6 +30,9 @@ export function pixelFields({ size, text }, box, change) {
       }
       show();
     });
+    input.addEventListener("keydown", ({ key }) => {
+      if (key === "Escape") show(); // what was typed isn't meant
+    });
     return input;
   });
   const show = () => {

@@ -50,6 +50,7 @@ export const ENGLISH = {
   chooseFor: "Choose the reference of subject {n}",
   noPicture: "{name} is no picture that can be loaded.",
   noPictures: "{name} and {n} more are no pictures that can be loaded.",
+  maskDropped: "The mask of subject {n} was that of its earlier picture: it is disconnected.",
   noSpace: "There can be 16 subjects; left out: {n}.",
   uploadFailed: "{name} couldn't be uploaded: {reason}.",
   tooLarge: "it has {size} MB, and the server takes {max} MB",
@@ -85,6 +86,7 @@ export const ENGLISH = {
   sendBack: "Send back",
   boxFromMask: "Box from mask",
   paintMask: "Paint a mask",
+  noMaskEditor: "The mask editor couldn't be opened: {reason}.",
   encoded: "As the encoder saw it",
   invertMask: "Invert mask?",
   invertMaskHint:
@@ -118,6 +120,7 @@ export const ENGLISH = {
   reference: "reference",
   phraseMissing: "phrase",
   boxMissing: "box",
+  emptyRegion: "The mask on region_{n} is empty: paint it, or disconnect it.",
   linkedBoxes: "Boxes come from the link; these are from the last run.",
   linkedBoxesLive: "Boxes come from the link; edit them on Create Bounding Boxes.",
   linkedBoxesUnknown: "Boxes come from the link; they appear after a run.",

@@ -53,8 +53,8 @@ const roundedPoint = ([x, y]) => [Math.round(x * 1e4) / 1e4, Math.round(y * 1e4)
 export function readValue(raw) {
   if (raw === undefined || raw === null) return { subjects: [], fault: null };
   if (typeof raw !== "object") return { subjects: [], fault: "unreadable" };
-  if (![FIRST_VERSION, VERSION].includes(raw.version ?? FIRST_VERSION))
-    return { subjects: [], fault: "newer" };
+  const { version = FIRST_VERSION } = raw;
+  if (![FIRST_VERSION, VERSION].includes(version)) return { subjects: [], fault: "newer" };
   if (!Array.isArray(raw.subjects)) return { subjects: [], fault: "unreadable" };
   if (raw.subjects.length > MAX_SUBJECTS) return { subjects: [], fault: "tooMany" };
   if (!raw.subjects.every((/** @type {unknown} */ one) => one && typeof one === "object"))
@@ -82,7 +82,7 @@ function readSubject(raw) {
 const isFront = (raw) => Number.isInteger(raw) && Number(raw) > 0 && Number(raw) <= MAX_SUBJECTS;
 
 /**
- * A list of points in the picture, as many as there may be; all else is none.
+ * A list of points in the picture, as many as there may be, not all on one edge; all else is none.
  * @param {unknown} raw
  * @returns {Polygon | null}
  */
@@ -92,7 +92,8 @@ function readPolygon(raw) {
     Array.isArray(point) && point.length === 2 && point.every(isEdge);
   if (!Array.isArray(raw) || raw.length < 3 || raw.length > MAX_POINTS || !raw.every(isPoint))
     return null;
-  return raw.map(([x, y]) => [x, y]);
+  const [x0, y0, x1, y1] = boxAround(/** @type {Polygon} */ (raw));
+  return x0 < x1 && y0 < y1 ? raw.map(([x, y]) => [x, y]) : null;
 }
 
 /**

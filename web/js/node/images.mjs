@@ -61,16 +61,20 @@ export class ReferenceImages {
   /** @param {() => void} onLoad */
   constructor(onLoad) {
     this.onLoad = onLoad;
-    /** @type {Map<string, HTMLImageElement>} by address */
+    /** @type {Map<string, HTMLImageElement | null>} by address; null: there is none */
     this.images = new Map();
   }
 
   /** @param {string} address */
   get(address) {
     const known = this.images.get(address);
-    if (known) return known;
+    if (known !== undefined) return known;
     const image = new Image();
     image.onload = this.onLoad;
+    image.onerror = () => {
+      this.images.set(address, null);
+      this.onLoad();
+    };
     image.src = address;
     this.images.set(address, image);
     return image;

@@ -4,7 +4,7 @@ import { app } from "../../../../scripts/app.js";
 import { nextFrame } from "./frames.mjs";
 import { linkInto, linkOf, slotOf } from "./links.mjs";
 import { addLoader, isOpenLoader } from "./load_image.mjs";
-import { maskSocket, regionSocket } from "./sockets.mjs";
+import { addSockets, maskSocket, regionSocket } from "./sockets.mjs";
 import { sourceOf } from "./sources.mjs";
 import { endUndoStep, holdUndoStep } from "./undo_steps.mjs";
 
@@ -55,7 +55,7 @@ export function invertMask(node, index) {
  */
 export function isPaintable(node, index) {
   const source = sourceOf(node, regionSocket(index));
-  if (source === null) return slotOf(node, regionSocket(index)) >= 0;
+  if (source === null) return slotOf(node, regionSocket(0)) >= 0; // else an older node's
   return paintedLoader(node, index) !== null;
 }
 
@@ -82,6 +82,7 @@ export async function paintMask(node, index, upload) {
     const name = await upload();
     holdUndoStep();
     loader = addLoader(node, name);
+    addSockets(node, regionSocket, index);
     loader?.connect(MASK_OUTPUT, node, slotOf(node, regionSocket(index)));
     endUndoStep();
   }

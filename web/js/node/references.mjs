@@ -4,7 +4,7 @@ import { followReferences } from "../layout/arranging.mjs";
 import { MAX_SUBJECTS } from "../layout/value.mjs";
 import { nextFrame } from "./frames.mjs";
 import { pictureAddress, ReferenceImages } from "./images.mjs";
-import { slotOf } from "./links.mjs";
+import { linkOf, slotOf } from "./links.mjs";
 import { addLoader, isOpenLoader, setFile } from "./load_image.mjs";
 import { invertMask, maskOrigin } from "./mask_nodes.mjs";
 import { COPY, fileMask, readMask } from "./region_masks.mjs";
@@ -12,6 +12,7 @@ import {
   connectSubject,
   disconnectSubject,
   keepLinks,
+  maskSocket,
   otherLinks,
   referenceLinks,
   referenceSocket,
@@ -19,7 +20,7 @@ import {
   reorderSockets,
   subjectLinks,
 } from "./sockets.mjs";
-import { sourceOf } from "./sources.mjs";
+import { comesFrom, sourceOf } from "./sources.mjs";
 import { holdUndoStep } from "./undo_steps.mjs";
 
 const MAX_WAITS = 60; // frames, for the host to add a socket
@@ -78,13 +79,16 @@ export class References {
     const copy = this.lastRun.get()?.regions[index];
     const mask = fileMask(region) ?? COPY;
     const address = pictureAddress(mask.loader ?? undefined, copy);
-    return address ? readMask(this.images.get(address), mask) : null;
+    const image = address ? this.images.get(address) : null;
+    return image && readMask(image, mask);
   }
 
   /**
-   * Let a subject have a file as its reference: its own Load Image loads it, or else a new one.
+   * Let a subject have a file as its reference: its own Load Image loads it, or else a new one. A mask
+   * of the earlier picture is disconnected: it would cut a wrong shape out of this one.
    * @param {number} index
    * @param {string} name of the file on the server
+   * @returns {Promise<boolean>} whether there was such a mask
    */
   async give(index, name) {
     const { node } = this;
@@ -94,14 +98,24 @@ export class References {
     );
     const own = sources[index]?.node;
     holdUndoStep();
-    if (own && isOpenLoader(own) && sources.every((one, i) => i === index || one?.node !== own))
-      return setFile(own, name);
+    if (own && isOpenLoader(own) && sources.every((one, i) => i === index || one?.node !== own)) {
+      setFile(own, name);
+      return !comesFrom(node, maskSocket(index), own) && this.dropMask(index);
+    }
     for (let waits = 0; slotOf(node, socket) < 0 && waits < MAX_WAITS; waits++) {
       await nextFrame(); // the host adds the next socket
       holdUndoStep();
     }
     const slot = slotOf(node, socket);
     if (slot >= 0) addLoader(node, name)?.connect(0, node, slot);
+    return sources[index] !== null && this.dropMask(index);
+  }
+
+  /** @param {number} index */
+  dropMask(index) {
+    if (!linkOf(this.node, maskSocket(index))) return false;
+    this.node.disconnectInput(slotOf(this.node, maskSocket(index)));
+    return true;
   }
 
   /** The subjects were loaded together with the links. */

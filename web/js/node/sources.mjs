@@ -29,6 +29,25 @@ const [MUTED, BYPASSED] = [2, 4]; // modes of a node
 const MAX_STEPS = 1000; // links in a circle have no source
 
 /**
+ * Whether a slot's value comes from a node, directly or through others of the same graph.
+ * @param {HostNode} node
+ * @param {string} name of the slot
+ * @param {HostNode} origin
+ */
+export function comesFrom(node, name, origin) {
+  const seen = new Set([node]);
+  const waiting = [linkInto(node, slotOf(node, name))];
+  for (const link of waiting) {
+    const from = link && node.graph?.getNodeById(link.origin_id);
+    if (from === origin) return true;
+    if (!from || seen.has(from)) continue;
+    seen.add(from);
+    waiting.push(...from.inputs.map((_, index) => linkInto(from, index)));
+  }
+  return false;
+}
+
+/**
  * What the prompt will have for a slot.
  * @param {HostNode} node
  * @param {string} name
