@@ -128,6 +128,8 @@ def write_lines(options: argparse.Namespace) -> None:
     """Write the job lines of a benchmark."""
     samples = BENCHES[options.command].read_samples(options.checkout)
     combinations = len({sample.combination for sample in samples})
+    if options.out.is_dir() or options.out.parent.is_file():
+        raise FileExistsError(f"--out: expected a file in a folder, got {options.out}.")
     if options.dry_run:
         print(f"{len(samples)} lines of {combinations} combinations would go to {options.out}.")
         return
@@ -137,6 +139,8 @@ def write_lines(options: argparse.Namespace) -> None:
 
 def sample_cases(options: argparse.Namespace) -> None:
     """Write the pictures of each case to a file of its own; those that are there stay."""
+    if not options.models.is_dir():
+        raise FileNotFoundError(f"--models: {options.models} is no folder.")
     left = []
     for case in (*CASES, *PLACED_CASES):
         if (options.work / f"{case.name}.pt").exists():
@@ -196,6 +200,10 @@ def report_cases(options: argparse.Namespace) -> None:
     there = [case for case in (*CASES, *PLACED_CASES) if (work / f"{case.name}.pt").exists()]
     placed = any(case in PLACED_CASES for case in there)
     adapters = not placed or any(case in CASES for case in there)
+    if not there:
+        raise FileNotFoundError(
+            f"{work} has no pictures. Sample them first: python -m lab.evaluation sample."
+        )
     if options.dry_run:
         print(f"{len(there)} cases have pictures. Nothing was scored or written.")
         return

@@ -45,7 +45,7 @@ def read_made(lines: Path, pictures: Path) -> list[Made]:
     folder.versions()
     manifests = defaultdict(list)
     for path in sorted(pictures.glob("??/*.json")):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = _read_manifest(path)
         manifests[_content(manifest["line"])].append(manifest)
     found = []
     for number, line in read_lines(lines):
@@ -71,6 +71,15 @@ def open_picture(path: Path) -> Image.Image:
     """RGB, turned as the host's Load Image turns it; alpha is ignored."""
     with Image.open(path) as picture:
         return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Raises ValueError: it is none of lab.jobs."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {name: manifest[name] for name in ("id", "line", "files")}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} isn't a manifest of lab.jobs.") from None
 
 
 def _content(line: dict[str, Any]) -> str:

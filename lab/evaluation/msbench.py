@@ -37,6 +37,8 @@ def read_samples(checkout: Path) -> list[Sample]:
         samples = _combine(tables, checkout / PHOTOS)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{path} has no {error.args[0]!r}.") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} has other tables than MS-Bench's: {error}.") from None
     found = len({sample.combination for sample in samples}), len(samples)
     if found != (COMBINATIONS, SAMPLES):
         raise ValueError(

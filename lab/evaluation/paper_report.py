@@ -60,7 +60,7 @@ def find_scores(scores: Path) -> dict[str, dict[str, tuple[dict[str, str], Rows]
     """
     found = {
         bench: {
-            name: read_scores(folder)
+            name: _read_set(folder, name)
             for name in COLUMNS
             if (folder := scores / bench / name).exists()
         }
@@ -70,6 +70,13 @@ def find_scores(scores: Path) -> dict[str, dict[str, tuple[dict[str, str], Rows]
         folders = " or ".join(str(scores / bench) for bench in BENCHES)
         raise ValueError(f"There are no scores in {folders}.")
     return found
+
+
+def _read_set(folder: Path, name: str) -> tuple[dict[str, str], Rows]:
+    made_by, rows = read_scores(folder)
+    if made_by.get("set") != name:
+        raise ValueError(f"{folder} has the scores of another set: {made_by.get('set')}.")
+    return made_by, rows
 
 
 def paper_page(found: dict[str, dict[str, tuple[dict[str, str], Rows]]]) -> str:

@@ -49,7 +49,7 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     """Give a command the options of an engine."""
     command.add_argument(
         "--workers",
-        type=_parse_workers,
+        type=positive,
         metavar="N",
         help="Ray's actors; a GPU for each, if there are any",
     )
@@ -63,7 +63,8 @@ def add_engine(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _parse_workers(text: str) -> int:
+def positive(text: str) -> int:
+    """For argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
     return int(text)

@@ -28,6 +28,7 @@ With --new KIND in place of --adapter FILE it starts from nothing.
 """
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from typing import Any
 import torch
 
 from lab import ROOT
-from lab.jobs.engines import add_engine
+from lab.jobs.engines import add_engine, positive
 from lab.microworld import MODELS
 from lab.training import processes
 from lab.training.config import STAGES, StageSettings
@@ -46,6 +47,12 @@ from lab.training.real.start import NEW
 
 def main() -> None:
     options = parse()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
+        signal.signal(number, stop)
     try:
         if options.command == "export":
             from lab.training.export import export_family
@@ -73,7 +80,7 @@ def main() -> None:
             if not train(stage, options):
                 break
     except KeyboardInterrupt:
-        sys.exit("Stopped.")
+        sys.exit("Stopped. The same command goes on.")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     finally:
@@ -112,7 +119,7 @@ def parse() -> argparse.Namespace:
     train.add_argument("--minutes", type=float, help="pause after these; the same command goes on")
     train.add_argument("--scenes", type=float, help="multiple of the scenes to draw in advance")
     train.add_argument("--seed", type=int, help="by default the stage's own")
-    train.add_argument("--threads", type=int, default=1, help="of each process")
+    train.add_argument("--threads", type=positive, default=1, help="of each process")
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     export = commands.add_parser("export", help="write the family's files")
     export.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
@@ -195,6 +202,9 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
 
 
 def settings_of(stage: str, options: argparse.Namespace) -> StageSettings:
+    """Raises ValueError: an option makes no sense."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, and PyTorch sees none.")
     given = {name: getattr(options, name) for name in ("samples", "minutes", "scenes", "seed")}
     return replace(STAGES[stage], **{k: v for k, v in given.items() if v is not None})
 

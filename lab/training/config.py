@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+MAX_SEED = 2**63  # as torch takes it
 CHOICES = {"schedule": ("linear", "cosine"), "optimizer": ("adamw", "adamw8bit")}
 
 
@@ -43,12 +44,18 @@ class StageSettings:
     minutes: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("samples", "batch", "micro_batch", "scenes"):
+        for f in fields(self):
+            self._check_kind(f.name, f.type)
+        for name in ("samples", "batch", "micro_batch", "scenes", "lr"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{self.stage}: {name} must be positive.")
-        for name in ("warmup", "minutes"):
+        for name in ("warmup", "minutes", "weight_decay", "seed"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{self.stage}: {name} must not be negative.")
+        if self.seed >= MAX_SEED:
+            raise ValueError(f"{self.stage}: seed must be less than {MAX_SEED}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"{self.stage}: ema_decay must be from 0 to 1, got {self.ema_decay}.")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -60,6 +67,16 @@ class StageSettings:
                 f"{self.stage}: a batch of {self.batch} samples can't be split into micro batches "
                 f"of {self.micro_batch}."
             )
+
+    def _check_kind(self, name: str, kind: Any) -> None:
+        """Raises ValueError: a number isn't finite, or a whole one isn't whole."""
+        value = getattr(self, name)
+        if kind not in (int, float, float | None) or (value is None and kind == float | None):
+            return
+        kinds = int if kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            words = "whole" if kind is int else "finite"
+            raise ValueError(f"{self.stage}: {name} must be a {words} number, got {value!r}.")
 
     @property
     def micro_batches(self) -> int:

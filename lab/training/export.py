@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lab.microworld import files, networks
-from lab.microworld.autoencoder import narrow, widen
+from lab.microworld.autoencoder import Autoencoder, narrow, widen
 from lab.microworld.pack import MARK
 from lab.training.config import STAGES
 from lab.training.family import Family
@@ -87,10 +88,32 @@ def import_family(models: Path, work: Path, dry_run: bool = False) -> None:
 
     Raises:
         FileExistsError: the work folder has these stages.
+        ValueError: the models aren't the family's.
     """
     for stage in ("vae", "base"):
         if state_path(work, stage).exists():
             raise FileExistsError(f"{state_path(work, stage)} is there already: move it away.")
+    try:
+        autoencoder, family = _load_family(models)
+    except (KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{models} doesn't hold the micro family: {_first_line(error)}") from None
+    if dry_run:
+        print(f"Would write stages vae and base to {work}. Nothing was written.")
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    for stage, module in (("vae", autoencoder), ("base", family)):
+        weights, settings = dict(module.state_dict()), STAGES[stage]
+        save_state(
+            StageState(settings.to_dict(), weights, weights, {}, samples=settings.samples), work
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _load_family(models: Path) -> tuple[Autoencoder, Family]:
+    """Raises KeyError, RuntimeError or SafetensorError: the files are others."""
     checkpoint = _floats(models / "checkpoints/micro.safetensors")
     family = Family(Vocabulary())
     family.unet.load_state_dict(_part(checkpoint, "model.diffusion_model."))
@@ -102,16 +125,7 @@ def import_family(models: Path, work: Path, dry_run: bool = False) -> None:
         encoder.load_state_dict(weights)
     family.vision.load_state_dict(_floats(models / "clip_vision/micro_vision.safetensors"))
     family.adapter.load_state_dict(_floats(models / "ms_diffusion" / ADAPTERS["adapter"]))
-    autoencoder = narrow(_part(checkpoint, "first_stage_model."))
-    if dry_run:
-        print(f"Would write stages vae and base to {work}. Nothing was written.")
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    for stage, module in (("vae", autoencoder), ("base", family)):
-        weights, settings = dict(module.state_dict()), STAGES[stage]
-        save_state(
-            StageState(settings.to_dict(), weights, weights, {}, samples=settings.samples), work
-        )
+    return narrow(_part(checkpoint, "first_stage_model.")), family
 
 
 def _floats(path: Path) -> Weights:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psutil
 import torch
@@ -17,7 +18,8 @@ def join() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             backend = "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend)
+        # The others wait while the first one encodes the set.
+        dist.init_process_group(backend, timeout=timedelta(days=7))
 
 
 def leave() -> None:

@@ -5,7 +5,7 @@ It is a dict of plain values and tensors, which torch.load reads with weights_on
 
 import json
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def load_state(folder: Path, stage: str) -> StageState:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} can't be read as the state of a stage.") from error
-    if not isinstance(loaded, dict) or loaded.pop("version", 1) != VERSION:
+    known = {f.name for f in fields(StageState)}
+    if not isinstance(loaded, dict) or loaded.pop("version", 1) != VERSION or set(loaded) != known:
         raise ValueError(
             f"{path} is the state of another version of the trainer, and can't be resumed or used. "
             "Move it away, and train the stage again."

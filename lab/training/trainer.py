@@ -5,9 +5,11 @@ stage's seed, the step and its number in it, so that a resumed run goes on exact
 break. More processes share the same micro batches, and differ by the rounding of their sum alone.
 """
 
+import math
+import signal
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ class Trainer:
         self.curve: Curve = []
         self.validations: Curve = []
         self._recent: list[dict[str, float]] = []  # losses of the steps since the last report
+        self._stopped = False
         folder.mkdir(parents=True, exist_ok=True)
         if (state := resume_state(folder, settings)) is not None:
             self._resume(state)
@@ -78,7 +81,16 @@ class Trainer:
 
     def run(self) -> bool:
         """Train until all samples are seen, or the minutes of the settings are over; save, and load
-        the EMA into the task. Returns whether the stage is finished."""
+        the EMA into the task. Returns whether the stage is finished.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the step is done and saved.
+            ValueError: the loss is no finite number.
+        """
+        with self._stopping():
+            return self._run()
+
+    def _run(self) -> bool:
         start, before, saved = time.monotonic(), self.seconds, time.monotonic()
         while self.samples < self.settings.samples and not self._is_over(start):
             losses = self._train_step()
@@ -102,7 +114,25 @@ class Trainer:
             print(f"{stage}: {end} after {self.samples} samples", flush=True)
             if finished:
                 self.task.check()
+        if self._stopped:
+            raise KeyboardInterrupt
         return finished
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Let a signal to stop wait for the end of a step; a second one doesn't."""
+
+        def stop(*_: Any) -> None:
+            if self._stopped:
+                raise KeyboardInterrupt
+            self._stopped = True
+
+        before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def save(self) -> None:
         if processes.rank():
@@ -139,6 +169,11 @@ class Trainer:
                 (losses["loss"] / count).backward()
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / count
+        if not math.isfinite(sums["loss"]):
+            raise ValueError(
+                f"{self.settings.stage}: the loss is {sums['loss']} after {self.samples} samples; "
+                "a lower lr may help. The last state that was saved stays."
+            )
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         return sums
@@ -156,9 +191,9 @@ class Trainer:
         print(f"{self.settings.stage} step {self.step}: {text}", flush=True)
 
     def _is_over(self, start: float) -> bool:
-        if self.settings.minutes is None:
-            return False
-        return processes.agree(time.monotonic() - start >= 60 * self.settings.minutes)
+        minutes = self.settings.minutes
+        over = minutes is not None and time.monotonic() - start >= 60 * minutes
+        return processes.agree(over or self._stopped)
 
     def _resume(self, state: StageState) -> None:
         self.task.trained.load_state_dict(state.weights)

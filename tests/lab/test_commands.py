@@ -64,7 +64,12 @@ def test_without_a_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_report_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--work", tmp_path)
-    assert f"{tmp_path} has no pictures of ['masks']. Sample them first" in str(error)
+    assert f"{tmp_path} has no pictures. Sample them first" in str(error)
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--work", tmp_path, "--dry-run")
+    assert f"{tmp_path} has no pictures. Sample them first" in str(error)
+    lost = tmp_path / "lost"
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, "sample", "--models", lost, "--dry-run")
+    assert error == f"--models: {lost} is no folder."
 
 
 @pytest.mark.parametrize("name", ["msbench", "dreambench"])
@@ -238,8 +243,12 @@ def test_a_run_with_one_thing_wrong(
     ("text", "sentence"),
     [
         ("{", "--settings: {path}: "),
-        ('{"sample": 1}', "--settings: {path} must be an object with batch, both, "),
-        ("[]", "--settings: {path} must be an object with batch, both, "),
+        ('{"sample": 1}', "--settings: {path}: unknown: sample; known are batch, both, "),
+        ('{"scenes": 2, "seed": 1}', "--settings: {path}: unknown: scenes; known are batch, "),
+        ('{"seed": 1}', "--settings: {path}: missing: batch, lr, micro_batch, samples, warmup; "),
+        ("[]", "--settings: {path}: expected an object with batch, both, "),
+        ({"text": 0.5, "both": 0.6}, "--settings: {path}: run: text, image and both must be at "),
+        ({"grounding": None}, "--settings: {path}: run: grounding must be a finite number, got N"),
         ({"schedule": "cos"}, "--settings: {path}: run: schedule must be linear or cosine, got 'c"),
         (
             {"optimizer": "sgd"},
@@ -280,12 +289,25 @@ def test_a_dry_run_of_a_training_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [str(x) for pair in run_arguments.items() for x in pair]
-    assert run(COMMANDS["lab.training"], monkeypatch, "run", *given, "--dry-run") == 0
+    work = Path(str(run_arguments["--work"]))
+    given = ("run", *(str(x) for pair in run_arguments.items() for x in pair), "--dry-run")
+    error = str(run(COMMANDS["lab.training"], monkeypatch, *given))
+    assert "Of 2 samples 64 are held out for the validation, and no other" in error
+    settings = work.with_name("settings.json")
+    settings.write_text(json.dumps({**json.loads(PAPER.read_text()), "validation": 1}))
+    capsys.readouterr()
+    assert run(COMMANDS["lab.training"], monkeypatch, *given, "--settings", settings) == 0
     printed = capsys.readouterr().out
     assert "3 of the cache's files are missing" in printed
-    assert "Would train MS-Diffusion, 1.0 million numbers, on 1600000 samples" in printed
-    assert not Path(str(run_arguments["--work"])).exists()
+    assert (
+        "Would train MS-Diffusion, 1.0 million numbers, on 1600000 samples, after 0, in steps of 64"
+        in printed
+    )
+    assert not work.exists()
+    work.mkdir()
+    (work / "run.pt").write_bytes(b"no state")
+    error = str(run(COMMANDS["lab.training"], monkeypatch, *given, "--settings", settings))
+    assert "run.pt can't be read as the state of a stage." in error
 
 
 def test_check_says_what_is_wrong(

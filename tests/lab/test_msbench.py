@@ -106,6 +106,10 @@ def test_another_folder_is_refused(checkout: Path, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(checkout / PHOTOS / "scene" / "sea.png")
     with pytest.raises(ValueError, match=r"msbench.py has no 'sea'."):
         read_samples(checkout)
+    tables = (checkout / TABLES).read_text()
+    (checkout / TABLES).write_text(f"{tables}\nthree_subject_combinations = None\n")
+    with pytest.raises(ValueError, match=r"msbench.py has other tables than MS-Bench's: "):
+        read_samples(checkout)
     (checkout / TABLES).write_text("data_class_dict = names")
     with pytest.raises(ValueError, match=r"msbench.py can't be read: 'names'"):
         read_samples(checkout)

@@ -130,3 +130,9 @@ def test_no_scores(tmp_path: Path) -> None:
     (tmp_path / "msbench" / "paper").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"paper isn't a folder of scores of lab.evaluation"):
         find_scores(tmp_path)
+    found = [detected_row(1, BOXES, [1, 2])]
+    ScoreFiles(tmp_path / "other", "detected", {"owlv2": "def"}).add(found)
+    (tmp_path / "msbench" / "paper").rmdir()
+    (tmp_path / "other").rename(tmp_path / "msbench" / "paper")
+    with pytest.raises(ValueError, match=r"paper has the scores of another set: detected"):
+        find_scores(tmp_path)

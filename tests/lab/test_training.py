@@ -1,11 +1,14 @@
 """The trainer: its result depends on task and settings alone."""
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +122,70 @@ def test_a_real_stage_that_was_stopped_goes_on_to_the_same_weights(
         train_vae(tmp_path / "stopped")
     train_vae(tmp_path / "stopped")
     assert_same(tmp_path / "first", tmp_path / "stopped", "vae")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """It is saved, and goes on to the same weights."""
+    train(tmp_path / "first")
+    draw, before = TinyTask.draw, signal.getsignal(number)
+
+    def draw_and_signal(self: TinyTask, g: Any, step: int) -> Any:
+        if step == 4 and not trained:
+            trained.append(step)
+            os.kill(os.getpid(), number)  # in the first half of a step
+        return draw(self, g, step)
+
+    trained: list[int] = []
+    monkeypatch.setattr(TinyTask, "draw", draw_and_signal)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
+    assert signal.getsignal(number) == before
+    assert load_state(tmp_path / "stopped", "tiny").step == 5
+    train(tmp_path / "stopped")
+    assert_same(tmp_path / "first", tmp_path / "stopped")
+
+
+def test_a_loss_that_is_no_number_ends_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was saved before it stays."""
+    with monkeypatch.context() as context:
+        stop_after(3, context)
+        train(tmp_path)
+    forward = TinyTask.forward
+
+    def forward_wrongly(self: TinyTask, micro_batch: Any) -> Any:
+        losses = forward(self, micro_batch)
+        return {**losses, "loss": losses["loss"] * float("nan")}
+
+    monkeypatch.setattr(TinyTask, "forward", forward_wrongly)
+    with pytest.raises(ValueError, match="tiny: the loss is nan after 24 samples; a lower lr may"):
+        train(tmp_path)
+    assert load_state(tmp_path, "tiny").samples == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("samples", 1.5, "samples must be a whole number, got 1.5"),
+        ("samples", True, "samples must be a whole number, got True"),
+        ("batch", "8", "batch must be a whole number, got '8'"),
+        ("lr", "1e-4", "lr must be a finite number, got '1e-4'"),
+        ("lr", math.inf, "lr must be a finite number, got inf"),
+        ("lr", -1.0, "lr must be positive"),
+        ("ema_decay", 1.0, "ema_decay must be from 0 to 1, got 1.0"),
+        ("seed", -1, "seed must not be negative"),
+        ("seed", 2**64, "seed must be less than"),
+        ("minutes", math.nan, "minutes must be a finite number, got nan"),
+        ("scenes", math.nan, "scenes must be a finite number, got nan"),
+    ],
+)
+def test_settings_that_make_no_sense(name: str, value: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"tiny: {sentence}"):
+        replace(SETTINGS, **{name: value})
 
 
 def test_minutes_stop_a_run(tmp_path: Path) -> None:

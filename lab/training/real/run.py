@@ -130,7 +130,8 @@ def train_adapter(run: Run) -> None:
     minutes are over."""
     from lab.training.real.frozen import Frozen
     from lab.training.real.pictures import Pictures
-    from lab.training.real.task import AdapterOnSet
+    from lab.training.real.task import AdapterOnSet, too_few
+    from lab.training.state import resume_state
     from lab.training.trainer import Trainer
 
     options = run.options
@@ -141,10 +142,15 @@ def train_adapter(run: Run) -> None:
         if run.missing() and not fill_cache(run):
             raise ValueError("Some samples can't be encoded; see above.")
     if options.dry_run:
+        state = resume_state(options.work, settings)
+        done = state.samples if state else 0
+        if len(keys) <= settings.validation:
+            raise ValueError(too_few(len(keys), settings))
         count = sum(value.numel() for value in run.adapter.parameters())
         print(
             f"Would train {run.adapter.name}, {count / 1e6:.1f} million numbers, on "
-            f"{settings.samples} samples in steps of {settings.batch}. Nothing was written."
+            f"{max(0, settings.samples - done)} samples, after {done}, in steps of "
+            f"{settings.batch}. Nothing was written."
         )
         return
     model = run.encoders.loaded[0]

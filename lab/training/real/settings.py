@@ -1,7 +1,7 @@
 """The settings of the training of an adapter, which a JSON file has, by default `paper.json`."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from lab.training.config import StageSettings
 
 PAPER = Path(__file__).with_name("paper.json")
 STAGE = "run"  # its state is run.pt
+DROPS = ("text", "image", "both", "grounding")
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ class RunSettings(StageSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("min_snr", "validation", "validate", "pictures"):
+        for name in ("min_snr", "validation", "validate", "pictures", *DROPS):
             if getattr(self, name) < 0:
                 raise ValueError(f"{self.stage}: {name} must not be negative.")
+        if self.grounding > 1 or self.text + self.image + self.both > 1:
+            raise ValueError(
+                f"{self.stage}: text, image and both must be at most 1 together, and grounding too."
+            )
 
 
 def read_settings(path: Path, **more: Any) -> RunSettings:
@@ -53,15 +58,24 @@ def read_settings(path: Path, **more: Any) -> RunSettings:
         FileNotFoundError: there is no such file.
         ValueError: it isn't such a file, or asks for a package that isn't installed.
     """
-    known = {f.name for f in fields(RunSettings)} - {"stage", "scenes", "minutes", "decided_by"}
+    others = ("stage", "scenes", "minutes", "decided_by")
+    known = {f.name: f for f in fields(RunSettings) if f.name not in others}
+    needed = {n for n, f in known.items() if MISSING is f.default is f.default_factory}
     try:
         given = json.loads(path.read_text())
+        if not isinstance(given, dict):
+            raise ValueError(f"expected an object with {', '.join(sorted(known))}")
+        for problem, names in (
+            ("unknown", given.keys() - known.keys()),
+            ("missing", needed - given.keys()),
+        ):
+            if names:
+                raise ValueError(
+                    f"{problem}: {', '.join(sorted(names))}; known are {', '.join(sorted(known))}"
+                )
         settings = RunSettings(**given, **more, stage=STAGE)
         if settings.optimizer == "adamw8bit" and not find_spec("bitsandbytes"):
             raise ValueError("bitsandbytes is missing: install the dependency group training.")
         return settings
     except ValueError as error:
         raise ValueError(f"--settings: {path}: {error}") from None
-    except TypeError:
-        names = ", ".join(sorted(known))
-        raise ValueError(f"--settings: {path} must be an object with {names}.") from None

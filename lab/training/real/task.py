@@ -23,6 +23,14 @@ from msd_core.coverage import box_coverage
 RESULT = "adapter.safetensors"
 
 
+def too_few(samples: int, settings: RunSettings) -> str:
+    """What to say of a set with nothing to train on."""
+    return (
+        f"Of {samples} samples {settings.validation} are held out for the validation, and no other "
+        "has a subject. Take a larger set, or lower `validation`."
+    )
+
+
 class AdapterOnSet(Task):
     """An adapter, on the samples of these keys.
 
@@ -46,10 +54,7 @@ class AdapterOnSet(Task):
         self.held_out = cache.buckets(keys[: settings.validation])
         self.buckets = cache.buckets(keys[settings.validation :])
         if not self.buckets:
-            raise ValueError(
-                f"Of {len(keys)} samples {settings.validation} are held out for the validation, "
-                "and no other has a subject. Take a larger set, or lower `validation`."
-            )
+            raise ValueError(too_few(len(keys), settings))
         self.validate_steps = settings.validate if self.held_out else 0
         self.blank = cache.load(cache.key(None))
         self.adapter = adapter.to(frozen.device).requires_grad_(True)
