@@ -70,6 +70,16 @@ def test_a_box_is_set_in_pixels(ui: Ui) -> None:
     left.fill("")  # no number: it stays
     left.press("Tab")
     ui.until(lambda: fields.evaluate_all(values) == [16, 0, 102, 128])
+    left.fill("99")
+    left.press("Escape")  # what was typed isn't meant
+    ui.until(lambda: not ui.page.get_by_role("menu").locator("visible=true").count())
+    kept = ui.subjects[0]["box"]
+    assert near(kept, (16 / 128, 0, 118 / 128, 1), 1e-4)
+    ui.drag((118 / 128, 1), (0.5, 0.9))  # its lower right corner
+    (x0, y0, x1, y1), [ratio] = ui.subjects[0]["box"], [102 / 128]
+    assert near((x0, y0), kept[:2], 1e-4) and y1 < 0.97
+    assert abs((x1 - x0) / (y1 - y0) - ratio) < 1e-3
+    ui.click(0.3, 0.3, button="right")
     ui.page.get_by_label("Keep the aspect").locator("visible=true").uncheck()
     left.press("Escape")
     ui.until(lambda: not ui.page.get_by_role("menu").locator("visible=true").count())

@@ -5,6 +5,7 @@ import {
   fit,
   growBox,
   hit,
+  keepAspect,
   moveBox,
   offsetBox,
   pixelsOf,
@@ -69,6 +70,23 @@ test("resizing moves the held edges only, and keeps the box open and in the pict
   assert.deepEqual(
     resizeBox([0.25, 0.25, 0.5, 0.5], "br", { x: 0.25, y: 0.125 }, null),
     [0.25, 0.25, 0.75, 0.625],
+  );
+});
+
+test("a corner that keeps the aspect holds the opposite one, inside the picture", () => {
+  for (const { box, by, grid } of moves(7))
+    for (const grip of ["tl", "tr", "bl", "br"]) {
+      const kept = keepAspect(box, resizeBox(box, grip, by, grid), grip);
+      const [[w, h], [kw, kh]] = [sizeOf(box), sizeOf(kept)];
+      assert.ok(near(kw * h, kh * w), `${grip} ${box} -> ${kept}`);
+      assert.ok(inside(kept) && kw > 0 && kh > 0, `${grip} ${box} -> ${kept}`);
+      const held = grip.includes("l") ? 2 : 0;
+      assert.ok(near(kept[held], box[held]));
+      assert.ok(near(kept[grip.includes("t") ? 3 : 1], box[grip.includes("t") ? 3 : 1]));
+    }
+  assert.deepEqual(
+    keepAspect([0.25, 0.25, 0.5, 0.5], [0.25, 0.25, 0.75, 0.5], "br"),
+    [0.25, 0.25, 0.75, 0.75],
   );
 });
 

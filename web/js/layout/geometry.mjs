@@ -135,6 +135,30 @@ export function resizeBox([x0, y0, x1, y1], grip, by, grid) {
 }
 
 /**
+ * A box whose corner was moved, in the aspect that it had: as large as its longer edge asks for and the
+ * picture lets it.
+ * @param {Box} before
+ * @param {Box} resized
+ * @param {Grip} grip a corner
+ * @returns {Box}
+ */
+export function keepAspect(before, resized, grip) {
+  const [w, h] = [before[2] - before[0], before[3] - before[1]];
+  const room = [
+    grip.includes("l") ? before[2] : 1 - before[0],
+    grip.includes("t") ? before[3] : 1 - before[1],
+  ];
+  const asked = Math.max((resized[2] - resized[0]) / w, (resized[3] - resized[1]) / h);
+  const scale = Math.min(Math.max(asked, MIN_EDGE / Math.min(w, h)), room[0] / w, room[1] / h);
+  const [x, y] = [
+    grip.includes("l") ? before[2] - scale * w : before[0],
+    grip.includes("t") ? before[3] - scale * h : before[1],
+  ];
+  const edges = [x, y, x + scale * w, y + scale * h].map((edge) => clamp(edge, 0, 1));
+  return /** @type {Box} */ (edges);
+}
+
+/**
  * Move a box's right and lower edges.
  * @param {Box} box
  * @param {Point} by

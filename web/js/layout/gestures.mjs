@@ -1,6 +1,7 @@
 // Drawing, moving and resizing boxes, and shapes drawn freehand, with a mouse or a finger.
 
-import { drawBox, hit, moveBox, resizeBox } from "./geometry.mjs";
+import { drawBox, hit, keepAspect, moveBox, resizeBox } from "./geometry.mjs";
+import { page } from "./pixel_fields.mjs";
 import { fitShape, setShape, shapeOf, shapeOfLine } from "./polygon.mjs";
 import { boxAround, clamp, MAX_POINTS } from "./value.mjs";
 
@@ -141,12 +142,20 @@ export class Gestures {
       const box = line ? boxAround(line) : drawBox(start, to, this.snapGrid());
       setShape(list[drag.index], line ? { box, polygon: line } : { box });
     } else if (shape.box) {
-      const moved =
-        grip === "move"
-          ? moveBox(shape.box, by, this.snapGrid())
-          : resizeBox(shape.box, grip, by, this.snapGrid());
-      setShape(list[drag.index], fitShape(shape, moved));
+      setShape(list[drag.index], fitShape(shape, this.moved(shape.box, grip, by)));
     }
+  }
+
+  /**
+   * A box after its grip was dragged.
+   * @param {import("./value.mjs").Box} box
+   * @param {Grip} grip
+   * @param {Point} by
+   */
+  moved(box, grip, by) {
+    if (grip === "move") return moveBox(box, by, this.snapGrid());
+    const resized = resizeBox(box, grip, by, this.snapGrid());
+    return page.keepsAspect && grip.length === 2 ? keepAspect(box, resized, grip) : resized;
   }
 
   /**

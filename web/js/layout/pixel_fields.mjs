@@ -11,8 +11,8 @@ import { clamp } from "./value.mjs";
 /** @type {(keyof Rect)[]} */
 const NAMES = ["x", "y", "w", "h"];
 
-// What all menus of the page share: whether width and height change together.
-const page = { keepsAspect: false };
+// What all editors of the page share: whether width and height change together.
+export const page = { keepsAspect: false };
 
 /**
  * @param {Pick<import("./host.mjs").Host, "size" | "text">} host
