@@ -31,6 +31,7 @@ from lab.training.real.settings import PAPER, read_settings
 from lab.training.real.start import NEW
 from lab.training.real.task import AdapterOnSet
 from lab.training.real.training_set import Sample, read_set
+from lab.training.state import load_state
 from msd_core.adapters.ip_adapter import IPAdapter
 from msd_core.adapters.mip_adapter import MIPAdapter
 from msd_core.checkpoint import load_adapter
@@ -192,12 +193,25 @@ def test_a_run_that_was_stopped_and_killed_goes_on_to_the_same(
     assert largest_difference(command.result("whole"), command.result("stopped")) == 0
 
 
-def test_two_processes_are_one(command: Command, printed: str) -> None:
-    two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    printed_by_two = command.run("two", "--fresh", launcher=two)
+LAUNCHERS = {
+    "torch.distributed.run": ("--standalone", "--nproc-per-node", "2"),
+    "accelerate.commands.launch": (
+        *("--cpu", "--num_machines", "1", "--num_processes", "2"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    ),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_are_one(command: Command, printed: str, launcher: str) -> None:
+    pytest.importorskip(launcher.partition(".")[0])
+    two = ("-m", launcher, *LAUNCHERS[launcher])
+    printed_by_two = command.run(launcher, "--fresh", launcher=two)
     (line,) = (line for line in printed.splitlines() if "validation" in line)
     assert line in printed_by_two
-    assert largest_difference(command.result("whole"), command.result("two")) < 1e-3
+    one, other = (load_state(command.folder / work, "run") for work in ("whole", launcher))
+    assert largest_difference(one.weights, other.weights) < 1e-6
+    assert largest_difference(one.ema, other.ema) < 1e-6
 
 
 def apply_nodes(
