@@ -1,5 +1,6 @@
 """Training sets: what can be read, and what is said of what can't."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn_set import pack, save_drawn_set
+from drawn_set import pack, save_bomb, save_drawn_set
 from PIL import Image
 
 from lab.training.real.coco import import_coco
 from lab.training.real.encoders import bucket, fit_picture
 from lab.training.real.mip import import_mip
+from lab.training.real.run import check_set
 from lab.training.real.settings import PAPER, read_settings
 from lab.training.real.training_set import read_set, scan
 
@@ -78,6 +80,54 @@ def test_files_that_are_not_what_they_should_be(drawn: Path) -> None:
     assert "square_0.json: it isn't JSON" in problems[0]
     assert "square_1.json: expected one picture square_1.jpg|" in problems[1]
     assert "square_2.json: its picture can't be read" in problems[2]
+
+
+def cut_short(path: Path) -> None:
+    """A picture that lacks its end, as a JPEG file."""
+    content = io.BytesIO()
+    Image.open(path).save(content, "jpeg")
+    path.write_bytes(content.getvalue()[:-20])
+
+
+def make_transparent(path: Path) -> None:
+    Image.new("RGBA", (8, 8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file", "sentence"),
+    [
+        (cut_short, "square_0.png", "its picture can't be read: image file is truncated"),
+        (cut_short, "square_0.1.png", "subject 2: its reference can't be read: image file is trun"),
+        (save_bomb, "square_0.png", "its picture can't be read: Image size (900000000 pixels)"),
+        (make_transparent, "square_0.0.png", "subject 1: its reference is wholly transparent"),
+        (
+            lambda path: path.write_text("[" * 100_000), "square_0.json",
+            "it isn't JSON: maximum recursion depth",
+        ),
+    ],
+)  # fmt: skip
+def test_check_looks_at_each_picture(
+    drawn: Path, spoil: Any, file: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(drawn / file)
+    assert not check_set(drawn, drawn.with_name("sheet.png"))
+    assert capsys.readouterr().out.startswith(f"square_0.json: {sentence}")
+
+
+def test_check_counts_what_is_not_trained_on(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(drawn, subjects=[])  # whose references are of it still, by their names
+    assert check_set(drawn, None)
+    said = capsys.readouterr().out
+    assert "1 samples have no subject" in said and "of no sample" not in said
+    (drawn / "square_0.json").unlink()
+    strays = len(list(drawn.glob("square_0.*")))
+    pack(drawn, tmp_path / "set.tar")
+    for path in (drawn, tmp_path / "set.tar"):
+        assert check_set(path, None)
+        said = capsys.readouterr().out
+        assert f"{strays} pictures are of no sample" in said and "no subject" not in said
 
 
 def test_there_is_nothing(tmp_path: Path) -> None:
