@@ -103,7 +103,7 @@ class Run:
 
     def missing(self) -> list[tuple[str, Sample | None]]:
         """Keys of what isn't encoded yet, with the samples."""
-        return [job for job in self.samples.items() if not self.cache.path(job[0]).exists()]
+        return [job for job in self.samples.items() if not self.cache.has(job[0])]
 
 
 def fill_cache(run: Run) -> bool:

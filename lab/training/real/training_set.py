@@ -42,6 +42,10 @@ class Part:
             file.seek(self.offset)
             return file.read() if self.size is None else file.read(self.size)
 
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.read()).hexdigest()
+
     def open(self, what: str = "a picture") -> Image.Image:
         """As `open_picture`."""
         return open_picture(self.read(), what)
@@ -82,12 +86,9 @@ class Sample:
     @property
     def digest(self) -> str:
         """Hash of all that is in it."""
-        whole = hashlib.sha256(self.picture.read())
-        whole.update(self.caption.encode())
-        for subject in self.subjects:
-            whole.update(f"{subject.phrase} {subject.box}".encode())
-            whole.update(subject.reference.read())
-        return whole.hexdigest()
+        subjects = [(s.phrase, s.box, s.reference.digest) for s in self.subjects]
+        whole = json.dumps([self.picture.digest, self.caption, subjects])
+        return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def read_set(path: Path) -> list[Sample]:
