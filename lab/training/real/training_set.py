@@ -224,15 +224,9 @@ class CutOut:
     reference: Image.Image
 
 
-def new_folder(path: Path, dry_run: bool) -> None:
-    """Make it, unless that isn't meant.
-
-    Raises FileExistsError: there is something in it.
-    """
-    if path.exists() and any(path.iterdir()):
-        raise FileExistsError(f"{path} isn't empty.")
-    if not dry_run:
-        path.mkdir(parents=True, exist_ok=True)
+def is_sample(folder: Path, name: str) -> bool:
+    """Whether `save_sample` has written it to its end."""
+    return (folder / f"{name}.json").exists()
 
 
 def is_in(phrase: str, caption: str) -> bool:
@@ -264,7 +258,9 @@ def save_sample(
         content.append({"phrase": subject.phrase, "box": list(subject.box), "reference": reference})
     (folder / f"{name}{ending}").write_bytes(picture)
     text = json.dumps({"caption": caption, "subjects": content})
-    (folder / f"{name}.json").write_text(text)
+    aside = folder / f"{name}.json.part"
+    aside.write_text(text)
+    aside.replace(folder / f"{name}.json")
 
 
 def draw_samples(samples: list[Sample], path: Path) -> None:
