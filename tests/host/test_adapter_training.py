@@ -3,9 +3,11 @@
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from lab.microworld.files import save
 from lab.microworld.scenes import to_pil
 from lab.training.__main__ import parse
 from lab.training.real.batches import draw_batch
-from lab.training.real.cache import Cache
+from lab.training.real.cache import Cache, MakeEncodingWorker
 from lab.training.real.encoders import Encoders, bucket, fit_picture, picture_size
 from lab.training.real.frozen import Frozen
 from lab.training.real.pictures import Pictures
@@ -364,3 +366,152 @@ def test_what_is_trained_is_what_the_nodes_sample(
     denoised = model.model.process_latent_in(sampled)
     expected = ((denoised - batch.latents) / sigma).square().mean((1, 2, 3))
     assert abs(trained / expected - 1) < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "reason"),
+    [
+        ("--checkpoint", "garbage.safetensors", "Error while deserializing header"),
+        ("--checkpoint", "empty.safetensors", "Error while deserializing header"),
+        ("--checkpoint", "garbage.ckpt", "Weights only load failed."),
+        ("--checkpoint", "list.ckpt", "'int' object has no attribute"),
+        ("--checkpoint", MODELS / "judge/judge.safetensors", "ERROR: Could not detect model type"),
+        ("--checkpoint", MODELS / "checkpoints/micro_flux.safetensors", "ERROR: VAE is invalid"),
+        ("--clip-vision", "garbage.safetensors", "Error while deserializing header"),
+        ("--clip-vision", CHECKPOINT, "ERROR: clip vision file is invalid"),
+    ],
+)
+def test_models_that_cant_be_loaded(
+    registry: dict[str, Any], tmp_path: Path, option: str, file: str | Path, reason: str
+) -> None:
+    (tmp_path / "empty.safetensors").touch()
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    for name in ("garbage.safetensors", "garbage.ckpt"):
+        (tmp_path / name).write_bytes(bytes(range(1, 256)) * 8)
+    path = tmp_path / file
+    adapter: Any = load_adapter(MODELS / "ms_diffusion/ms_adapter_micro.safetensors")
+    checkpoint, vision = (path, VISION) if option == "--checkpoint" else (CHECKPOINT, path)
+    encoders = Encoders(checkpoint, vision, adapter.name, adapter.needs, 128)
+    vars(encoders)["nodes"] = registry
+    kind = "a checkpoint of SDXL or SD1.5" if option == "--checkpoint" else "CLIP's image encoder"
+    with pytest.raises(ValueError, match=re.escape(reason)) as error:
+        MakeEncodingWorker(Cache(tmp_path, "key"), encoders)("worker")
+    sentence = str(error.value)
+    assert sentence.startswith(f"{option}: {path} can't be loaded as {kind}: {reason}")
+    assert "\n" not in sentence
+
+
+def draw_encoded(n: int, g: torch.Generator) -> dict[str, torch.Tensor]:
+    """A sample with two subjects, as the cache has it, its values n and above."""
+    return {
+        "latent": torch.randn(4, 16, 16, generator=g),
+        "context": torch.full((2, 3), n),
+        "pooled": torch.full((5,), n),
+        "boxes": torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]),
+        "features": torch.ones(2, 6),
+        "phrase_1": torch.ones(7),
+        "phrase_2": torch.ones(7),
+    }
+
+
+@pytest.mark.parametrize(
+    "fractions", [(0.2, 0.1, 0.3, 0.4), (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 1.0)]
+)
+def test_samples_lose_what_the_settings_say(fractions: tuple[float, ...]) -> None:
+    """Text, references or both, of a sample at most one of these; and grounding beside."""
+    settings = read_settings(PAPER)
+    vars(settings).update(zip(("text", "image", "both", "grounding"), fractions, strict=True))
+    g = torch.Generator().manual_seed(1)
+    samples, blank = [draw_encoded(n, g) for n in range(1, 2001)], draw_encoded(0, g)
+    batch = draw_batch(samples, blank, settings, g)
+    without_text = (batch.context == 0).all((1, 2))
+    assert batch.pooled is not None
+    assert torch.equal(batch.context[:, 0, 0], batch.pooled[:, 0])
+    own = torch.arange(1, 2001).float()
+    assert torch.equal(batch.context[~without_text, 0, 0], own[~without_text])
+    without_image, without_grounding = batch.without_image, batch.without_grounding
+    found = (
+        without_text & ~without_image,
+        without_image & ~without_text,
+        without_text & without_image,
+        without_grounding,
+    )
+    for rows, fraction in zip(found, fractions, strict=True):
+        deviation = (fraction * (1 - fraction) / 2000) ** 0.5
+        assert abs(rows.float().mean() - fraction) <= 4 * deviation
+    grounded_less = without_grounding[without_text].float().mean()
+    assert not without_text.any() or abs(grounded_less - fractions[3]) < 0.07  # of its own draw
+    assert torch.equal(batch.of_subjects(without_image), without_image.repeat_interleave(2))
+
+
+@pytest.fixture(scope="module")
+def task(registry: dict[str, Any], drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Of the family's MS adapter, on two samples, with nothing dropped."""
+    adapter: Any = load_adapter(MODELS / "ms_diffusion/ms_adapter_micro.safetensors").float()
+    encoders = Encoders(CHECKPOINT, VISION, adapter.name, adapter.needs, 128)
+    vars(encoders)["nodes"] = registry
+    folder = tmp_path_factory.mktemp("task")
+    cache = Cache(folder, "key")
+    samples = [s for s in read_set(drawn) if s.name.startswith("square")][:2]
+    for sample in (None, *samples):
+        cache.save(cache.key(sample), encoders.encode(sample) if sample else encoders.blank())
+    settings = replace(read_settings(PAPER), text=0, image=0, both=0, grounding=0, validation=0)
+    frozen = Frozen(encoders.loaded[0], adapter)
+    keys = [cache.key(sample) for sample in samples]
+    return AdapterOnSet(settings, frozen, adapter, cache, keys, folder)
+
+
+def draw_two(task: Any) -> Any:
+    """Both samples, with little and with much noise."""
+    samples = [task.cache.load(key) for key in task.buckets[0]]
+    batch = draw_batch(samples, task.blank, task.settings, torch.Generator().manual_seed(2))
+    batch.timesteps[:] = torch.tensor([50, 800])
+    return batch.to(task.frozen.device)
+
+
+def alphas_cumprod() -> torch.Tensor:
+    """[1000], Stable Diffusion's."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(0).float()
+
+
+@pytest.mark.parametrize("min_snr", [0.0, 5.0])
+def test_min_snr_weighs_the_errors(
+    task: Any, min_snr: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By min_snr over the signal-to-noise ratio, where that is less than 1."""
+    monkeypatch.setattr(task, "settings", replace(task.settings, min_snr=min_snr))
+    batch = draw_two(task)
+    with torch.no_grad():
+        (little, much), _ = task.error(batch)
+        losses = task(batch)
+    alpha = alphas_cumprod()[50]
+    weight = min_snr / (alpha / (1 - alpha)) if min_snr else 1.0
+    assert abs(losses["loss"] / ((little * weight + much) / 2) - 1) < 1e-3
+    assert abs(losses["error"] / ((little + much) / 2) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v_prediction"])
+def test_the_error_is_that_of_the_noise(
+    task: Any, registry: dict[str, Any], prediction: str
+) -> None:
+    """Whatever the model predicts; against the network itself, by the formulas of DDPM."""
+    (model,) = registry["ModelSamplingDiscrete"]().patch(task.frozen.model, prediction, False)
+    frozen = Frozen(model, task.adapter)
+    batch = draw_two(task)
+    alpha = alphas_cumprod()[batch.timesteps.cpu()].to(batch.latents)[:, None, None, None]
+    noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
+    more = {}
+    if batch.pooled is not None:
+        more["y"] = frozen.base.encode_adm(
+            pooled_output=batch.pooled, width=128, height=128, device=frozen.device
+        )
+    with torch.no_grad():
+        error, ratios = frozen.error(batch)
+        predicted = frozen.unet(noisy, batch.timesteps, batch.context, **more)
+    if prediction == "v_prediction":
+        predicted = alpha.sqrt() * predicted + (1 - alpha).sqrt() * noisy
+    expected = (predicted - batch.noise).square().mean((1, 2, 3))
+    assert torch.allclose(error, expected, rtol=1e-3)
+    assert torch.allclose(ratios, (alpha / (1 - alpha)).flatten(), rtol=1e-3)
+    task.frozen.load()  # with its own sampling again

@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -28,6 +30,15 @@ def save_drawn_set(folder: Path, count: int, seed: int = 21, size: str = "square
         text = caption(scenes.looks[n], scenes.boxes[n], int(scenes.background[n]))
         sample = {"caption": text, "subjects": subjects}
         (folder / f"{size}_{n}.json").write_text(json.dumps(sample))
+
+
+def save_bomb(path: Path) -> None:
+    """A small PNG file that says it's of 30000 x 30000 pixels, which PIL refuses."""
+    to_pil(torch.zeros(3, 8, 8)).save(path)
+    content = path.read_bytes()
+    header = content[12:16] + struct.pack(">2I", 30000, 30000) + content[24:29]
+    crc = struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(content[:12] + header + crc + content[33:])
 
 
 def pack(folder: Path, path: Path) -> None:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from drawn_set import save_bomb
 from PIL import Image
 from tiny_encoders import save_encoders, save_segmenter
 from torch import Tensor
@@ -225,7 +226,10 @@ def test_clips_that_cant_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "b: expected two frames or more, got 1" in lines
     (clip / "001.png").write_bytes(b"no picture")
     assert show([worker.make(clip)], 1) == 0
-    assert "cannot identify image file" in capsys.readouterr().out
+    assert "b: 001.png can't be read: cannot identify image file" in capsys.readouterr().out
+    save_bomb(clip / "001.png")
+    assert show([worker.make(clip)], 1) == 0
+    assert "b: 001.png can't be read: Image size" in capsys.readouterr().out
     (tmp_path / "b.mov").write_bytes(b"")
     with pytest.raises(ValueError, match=r"b and b\.mov would be the same sample"):
         find_clips(tmp_path)
@@ -335,3 +339,6 @@ def test_options_that_make_no_sense(
     given = [v for option in options.items() if option[1] is not None for v in option]
     with pytest.raises(SystemExit, match=sentence):
         command(monkeypatch, "frames", tmp_path / "clips", *given)
+    if change.get("--segmenter") != "owlv2":  # which only loading it tells
+        with pytest.raises(SystemExit, match=sentence):
+            command(monkeypatch, "frames", tmp_path / "clips", *given, "--dry-run")

@@ -2,15 +2,15 @@
 fit is never used, but made again. Several processes and machines may make them at once."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from lab.jobs.folder import process_name
 from lab.training.real.encoders import Encoded, Encoders
 from lab.training.real.training_set import Sample
 
@@ -34,11 +34,19 @@ class Cache:
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
+    def has(self, key: str) -> bool:
+        """Whether there is a whole file; one that was cut short isn't."""
+        try:
+            with safe_open(self.path(key), "pt"):  # reads its header, and compares its size
+                return True
+        except (FileNotFoundError, SafetensorError):
+            return False
+
     def save(self, key: str, encoded: Encoded) -> None:
         """Write a file as a whole; if another process has done so, it's the same."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
+        aside = path.with_name(f"{key}.{process_name()}")  # not another machine's
         save_file(encoded, aside)
         aside.replace(path)
 
@@ -80,4 +88,6 @@ class MakeEncodingWorker:
     encoders: Encoders
 
     def __call__(self, name: str) -> EncodingWorker:
+        """Raises ValueError: a model can't be loaded."""
+        self.encoders.load()  # here, so that it's said once, not of each sample
         return EncodingWorker(self.cache, self.encoders)

@@ -2,15 +2,18 @@
 once, before training, and kept."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lab import ROOT
@@ -27,7 +30,24 @@ PREPARED = {
     "IP-Adapter": ("clip", "keep"),
     "MIP-Adapter": ("clip", "white"),
 }
-CODE = ("nodes/encode_references.py", "nodes/ground_references.py", "nodes/layout")
+# Files and folders that decide what is encoded.
+CODE = (
+    "lab/training/real/encoders.py",
+    "lab/training/real/training_set.py",
+    "msd_core/adapters/family.py",
+    "msd_core/coverage.py",
+    "nodes/encode_references.py",
+    "nodes/ground_references.py",
+    "nodes/images.py",
+    "nodes/layout",
+    "nodes/memo.py",
+    "nodes/subjects.py",
+)
+# What the host's loaders raise of files that aren't what they expect.
+LOAD_ERRORS = (
+    AttributeError, EOFError, KeyError, RuntimeError, SafetensorError, TypeError, UnpicklingError,
+    ValueError,
+)  # fmt: skip
 KEPT = 0.25  # of a subject's box that must be left when its picture was cropped
 Encoded = dict[str, Tensor]
 
@@ -90,12 +110,12 @@ class Encoders:
         key = hashlib.sha256(f"{own}".encode())
         for path in (self.checkpoint, self.clip_vision):
             key.update(hashes.of(path).encode())
-        code = [Path(__file__), host_folder() / "comfyui_version.py"]
+        code = [host_folder() / "comfyui_version.py"]
         for name in CODE:
             path = ROOT / name
             code += sorted(path.glob("*.py")) if path.is_dir() else [path]
         for path in code:
-            key.update(path.read_bytes())
+            key.update(hashlib.sha256(path.read_bytes()).digest())
         return key.hexdigest()
 
     @cached_property
@@ -104,16 +124,35 @@ class Encoders:
 
     @cached_property
     def loaded(self) -> tuple[Any, Any, Any]:
-        """Model, CLIP and VAE of the checkpoint."""
+        """Model, CLIP and VAE of the checkpoint.
+
+        Raises ValueError: it has none of these, or can't be read.
+        """
         nodes = self.nodes  # which loads the host
         add_folder("checkpoints", self.checkpoint)
-        return run_node(nodes, "CheckpointLoaderSimple", ckpt_name=self.checkpoint.name)
+        with _explain("--checkpoint", self.checkpoint, "a checkpoint of SDXL or SD1.5"):
+            model, clip, vae = run_node(
+                nodes, "CheckpointLoaderSimple", ckpt_name=self.checkpoint.name
+            )
+            vae.throw_exception_if_invalid()
+            if clip is None:
+                raise ValueError("It has no text encoder.")
+        return model, clip, vae
 
     @cached_property
     def vision(self) -> Any:
+        """Raises ValueError: it isn't CLIP's, or can't be read."""
         nodes = self.nodes
         add_folder("clip_vision", self.clip_vision)
-        return run_node(nodes, "CLIPVisionLoader", clip_name=self.clip_vision.name)[0]
+        with _explain("--clip-vision", self.clip_vision, "CLIP's image encoder"):
+            return run_node(nodes, "CLIPVisionLoader", clip_name=self.clip_vision.name)[0]
+
+    def load(self) -> None:
+        """Have the models now, not when they are needed.
+
+        Raises ValueError: one can't be loaded.
+        """
+        _ = self.loaded, self.vision
 
     def forget_vision(self) -> None:
         """Free the image encoder's memory; it's loaded again when it's needed."""
@@ -182,6 +221,17 @@ class Encoders:
         """Each phrase as the adapter needs it: pooled [F], tokens [L, F], or [0] without."""
         grounding = pack_module(self.nodes, "nodes.ground_references")
         return grounding._checked_phrases(self.loaded[1], self.needs, phrases)
+
+
+@contextmanager
+def _explain(option: str, path: Path, what: str) -> Iterator[None]:
+    """Raises ValueError: the host couldn't load a file as what it should be."""
+    try:
+        yield
+    except LOAD_ERRORS as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first.partition(". ")[0].rstrip(".")
+        raise ValueError(f"{option}: {path} can't be loaded as {what}: {reason}.") from error
 
 
 def add_folder(kind: str, path: Path) -> None:

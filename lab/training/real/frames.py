@@ -19,7 +19,7 @@ from typing import Any
 import av
 import torch
 from av.error import FFmpegError
-from PIL import Image, ImageOps, ImageStat
+from PIL import Image, ImageStat
 from torch import Tensor
 from torchvision.ops import box_iou
 from transformers import Owlv2Processor, Sam2Model, Sam2Processor
@@ -35,6 +35,7 @@ from lab.training.real.training_set import (
     CutOut,
     cut_out,
     is_in,
+    open_picture,
     save_sample,
 )
 
@@ -92,11 +93,11 @@ def main(options: argparse.Namespace) -> None:
     shard, shards = options.shard
     clips = find_clips(options.source)[shard - 1 :: shards]
     left = [clip for clip in clips if not (options.out / f"{sample_name(clip)}.json").exists()]
+    read(Owlv2Processor, "--detector", options.detector)  # here, where an error is a sentence
+    read(Sam2Processor, "--segmenter", options.segmenter)
     if options.dry_run:
         print(f"{len(clips)} clips, {len(left)} of them to do. Nothing was written.")
         return
-    read(Owlv2Processor, "--detector", options.detector)  # here, where an error is a sentence
-    read(Sam2Processor, "--segmenter", options.segmenter)
     options.out.mkdir(parents=True, exist_ok=True)
     make_worker = MakeClipWorker(
         phrases, options.out.resolve(), options.min_score,
@@ -214,8 +215,10 @@ def read_frames(clip: Path) -> Frames:
         raise ValueError(f"expected two frames or more, got {count}")
     first, second = count // 4, count - 1 - count // 4
     if pictures:
-        opened = (Image.open(pictures[n]) for n in (first, second))
-        one, other = (ImageOps.exif_transpose(each).convert("RGB") for each in opened)
+        one, other = (
+            open_picture(pictures[n].read_bytes(), pictures[n].name).convert("RGB")
+            for n in (first, second)
+        )
     else:
         frames = enumerate(_decode(clip))
         one, other = (

@@ -25,36 +25,44 @@ from lab.training.real.training_set import (
     CutOut,
     cut_out,
     is_in,
-    new_folder,
+    is_sample,
+    open_picture,
     save_sample,
 )
 
 MIN_LOGIT = 0.3  # of an entity, as where MIP-Adapter was trained
 MAX_SHARED = 0.8  # of the smaller of two boxes, that the other may have; as there
+# What reading a file's content as the form above raises where it isn't so.
+PROBLEMS = (
+    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 Box = tuple[int, int, int, int]
 
 
 def import_mip(source: Path, out: Path, dry_run: bool = False) -> int:
-    """Write the pictures that have a subject, and print what is wrong with others; returns how many
-    have one.
+    """Write the pictures that have a subject, but those that are at `out` already; print what is
+    wrong with others. Returns how many.
 
     Args:
         dry_run: count them alone.
     Raises:
         FileNotFoundError: it isn't such a folder.
-        FileExistsError: there is something at `out`.
     """
     texts = sorted((source / "jsons").glob("*.json"))
     if not texts:
         raise FileNotFoundError(f"{source} has no jsons/*.json.")
-    new_folder(out, dry_run)
+    if not dry_run:
+        out.mkdir(parents=True, exist_ok=True)
+    left = [path for path in texts if not is_sample(out, path.stem)]
+    if left != texts:
+        print(f"{len(texts) - len(left)} samples are in {out} already.")
     count = 0
-    for path in texts:
+    for path in left:
         picture = source / "images" / f"{path.stem}.png"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             subjects = _subjects(content, picture, source / "masks" / picture.name)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except PROBLEMS as error:
             problem = f"it has no {error}" if isinstance(error, KeyError) else error
             print(f"{path.stem}: {problem}", flush=True)
             continue
@@ -67,9 +75,10 @@ def import_mip(source: Path, out: Path, dry_run: bool = False) -> int:
 def _subjects(content: dict[str, Any], picture: Path, mask: Path) -> list[CutOut]:
     """Entities that the text names, the largest ones; of those in one place the surest.
 
-    Raises ValueError, KeyError, TypeError or AttributeError: the content isn't as described.
+    Raises ValueError, LookupError, TypeError or AttributeError: the content isn't as described.
     """
-    shown, values = Image.open(picture).convert("RGB"), np.asarray(Image.open(mask))
+    shown = open_picture(picture.read_bytes()).convert("RGB")
+    values = np.asarray(open_picture(mask.read_bytes(), "its mask"))
     if values.shape != shown.size[::-1]:
         raise ValueError(f"its mask is {values.shape}, its picture {shown.size[::-1]}")
     taken: list[Box] = []

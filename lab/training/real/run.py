@@ -17,7 +17,7 @@ from lab.training.real.cache import Cache, MakeEncodingWorker
 from lab.training.real.encoders import Encoders
 from lab.training.real.settings import read_settings
 from lab.training.real.start import initialize, new_adapter, shapes_of
-from lab.training.real.training_set import Sample, draw_samples, read_set, scan
+from lab.training.real.training_set import Sample, count_strays, draw_samples, read_set, scan
 
 SHOWN = 12  # samples on the contact sheet
 
@@ -36,6 +36,10 @@ def check_set(path: Path, sheet: Path | None) -> bool:
         for sample in samples
         for subject in sample.subjects
     )
+    if subjects[0]:
+        print(f"{subjects[0]} samples have no subject: they aren't trained on.")
+    if strays := count_strays(path, samples):
+        print(f"{strays} pictures are of no sample: there is no .json file of their names.")
     if unnamed:
         print(f"{unnamed} phrases aren't in their captions: those subjects aren't asked for there.")
     if samples and sheet:
@@ -99,7 +103,7 @@ class Run:
 
     def missing(self) -> list[tuple[str, Sample | None]]:
         """Keys of what isn't encoded yet, with the samples."""
-        return [job for job in self.samples.items() if not self.cache.path(job[0]).exists()]
+        return [job for job in self.samples.items() if not self.cache.has(job[0])]
 
 
 def fill_cache(run: Run) -> bool:

@@ -42,12 +42,29 @@ class Part:
             file.seek(self.offset)
             return file.read() if self.size is None else file.read(self.size)
 
-    def open(self) -> Image.Image:
-        """As a picture, upright.
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.read()).hexdigest()
 
-        Raises OSError: it is none.
-        """
-        return ImageOps.exif_transpose(Image.open(io.BytesIO(self.read())))
+    def open(self, what: str = "a picture") -> Image.Image:
+        """As `open_picture`."""
+        return open_picture(self.read(), what)
+
+
+def open_picture(content: bytes, what: str = "its picture") -> Image.Image:
+    """The picture that a file has, decoded and upright.
+
+    Args:
+        what: it is, for the error.
+    Raises:
+        ValueError: it isn't a whole picture, or too large a one.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return ImageOps.exif_transpose(picture)  # decodes it
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).partition(" <_io.")[0]  # which names an object of Python's
+        raise ValueError(f"{what} can't be read: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -69,12 +86,9 @@ class Sample:
     @property
     def digest(self) -> str:
         """Hash of all that is in it."""
-        whole = hashlib.sha256(self.picture.read())
-        whole.update(self.caption.encode())
-        for subject in self.subjects:
-            whole.update(f"{subject.phrase} {subject.box}".encode())
-            whole.update(subject.reference.read())
-        return whole.hexdigest()
+        subjects = [(s.phrase, s.box, s.reference.digest) for s in self.subjects]
+        whole = json.dumps([self.picture.digest, self.caption, subjects])
+        return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def read_set(path: Path) -> list[Sample]:
@@ -111,6 +125,20 @@ def scan(path: Path, look: bool = False) -> tuple[list[Sample], list[str]]:
     return samples, problems
 
 
+def count_strays(path: Path, samples: Sequence[Sample]) -> int:
+    """How many pictures of a set are neither of these samples nor named as another .json is."""
+    parts = dict(_parts(path))
+    used = {part for s in samples for part in (s.picture, *(each.reference for each in s.subjects))}
+    strays = 0
+    for name, part in parts.items():
+        folder, slash, file = name.rpartition("/")
+        words = file.split(".")  # cat.0.png may be of cat.json
+        keys = (".".join(words[:n]) for n in range(1, len(words)))
+        is_picture = name.lower().endswith(PICTURES) and part not in used
+        strays += is_picture and not any(f"{folder}{slash}{key}.json" in parts for key in keys)
+    return strays
+
+
 def _parts(path: Path) -> Iterator[tuple[str, Part]]:
     """Each file of a set by its name, members of tar files too."""
     if not path.exists():
@@ -134,7 +162,7 @@ def _read_sample(name: str, parts: dict[str, Part], look: bool) -> Sample:
     """Raises ValueError: what is wrong with it."""
     try:
         content = json.loads(parts[name].read())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it isn't JSON: {error}") from None
     _check_fields(content, FIELDS, "it")
     key = name.removesuffix(".json")
@@ -153,9 +181,11 @@ def _read_sample(name: str, parts: dict[str, Part], look: bool) -> Sample:
         for number, subject in enumerate(content["subjects"], 1)
     )
     if look:
-        _look(found[0], "its picture")
+        found[0].open("its picture")
         for number, subject in enumerate(subjects, 1):
-            _look(subject.reference, f"subject {number}: its reference")
+            reference = subject.reference.open(f"subject {number}: its reference")
+            if not reference.convert("RGBA").getchannel("A").getbbox():
+                raise ValueError(f"subject {number}: its reference is wholly transparent")
     return Sample(key, content["caption"], found[0], subjects)
 
 
@@ -185,15 +215,6 @@ def _check_fields(content: Any, names: set[str], where: str) -> None:
         raise ValueError(f"{where} has an unknown field {unknown[0]!r}")
 
 
-def _look(part: Part, what: str) -> None:
-    """Raises ValueError: it isn't a picture."""
-    try:
-        with Image.open(io.BytesIO(part.read())) as picture:
-            picture.verify()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{what} can't be read: {error}") from None
-
-
 @dataclass(frozen=True)
 class CutOut:
     """A subject for `save_sample`."""
@@ -203,15 +224,9 @@ class CutOut:
     reference: Image.Image
 
 
-def new_folder(path: Path, dry_run: bool) -> None:
-    """Make it, unless that isn't meant.
-
-    Raises FileExistsError: there is something in it.
-    """
-    if path.exists() and any(path.iterdir()):
-        raise FileExistsError(f"{path} isn't empty.")
-    if not dry_run:
-        path.mkdir(parents=True, exist_ok=True)
+def is_sample(folder: Path, name: str) -> bool:
+    """Whether `save_sample` has written it to its end."""
+    return (folder / f"{name}.json").exists()
 
 
 def is_in(phrase: str, caption: str) -> bool:
@@ -243,7 +258,9 @@ def save_sample(
         content.append({"phrase": subject.phrase, "box": list(subject.box), "reference": reference})
     (folder / f"{name}{ending}").write_bytes(picture)
     text = json.dumps({"caption": caption, "subjects": content})
-    (folder / f"{name}.json").write_text(text)
+    aside = folder / f"{name}.json.part"
+    aside.write_text(text)
+    aside.replace(folder / f"{name}.json")
 
 
 def draw_samples(samples: list[Sample], path: Path) -> None:
