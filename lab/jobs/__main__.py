@@ -147,13 +147,17 @@ def versions(servers: list[str]) -> dict[str, str]:
 
 
 def server_version(url: str) -> str:
-    """Raises ValueError: there is no ComfyUI."""
-    from lab.host.client import Client
-
+    """Raises ValueError: there is no ComfyUI, or no package to ask one with."""
     try:
-        return Client(url).get_json("/system_stats")["system"]["comfyui_version"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"--server: {url} isn't a ComfyUI that answers: {error}") from None
+        from lab.host.client import Client
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "--server needs websocket-client: install the dependency group scale."
+        ) from error
+    try:
+        return Client(url).version()
+    except ConnectionError as error:
+        raise ValueError(f"--server: {error}") from None
 
 
 def engine_name(options: argparse.Namespace) -> str:
