@@ -224,3 +224,12 @@ def test_hashes_of_large_files_are_kept_until_they_change(
     assert Hashes(kept).of(model) == first
     model.write_bytes(b"second")
     assert Hashes(kept).of(model) != first
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"model.bin": [5', '{"model.bin": 5}', '{"model.bin": []}']
+)
+def test_hashes_of_another_program(tmp_path: Path, text: str) -> None:
+    (tmp_path / "hashes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"hashes.json isn't a file of hashes; delete it, and"):
+        Hashes(tmp_path / "hashes.json")

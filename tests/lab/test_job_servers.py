@@ -71,9 +71,11 @@ def test_an_address_that_is_none(address: str) -> None:
 
 def test_a_port_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.host.client.ANSWER_SECONDS", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(ValueError, match="isn't a ComfyUI that answers: .*timed out"):
-            server_version(f"http://127.0.0.1:{silent.getsockname()[1]}")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(ValueError, match=r"isn't a ComfyUI that answers: .*timed out"),
+    ):
+        server_version(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
