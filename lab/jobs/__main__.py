@@ -93,8 +93,6 @@ def run(options: argparse.Namespace) -> bool:
         raise ValueError(f"--models: {models} is no folder.")
     folder, made_by = Folder(options.out), versions(options.server or [])
     folder.check(made_by)
-    if not options.dry_run:
-        folder.create(made_by)
     hashes = Hashes(options.out / "hashes.json")
     workflow = read_workflow(options.workflow)
     jobs = read_jobs(options.lines, workflow, models.resolve(), hashes)
@@ -112,6 +110,7 @@ def run(options: argparse.Namespace) -> bool:
     if options.dry_run:
         print("Nothing was made or written.")
         return not failed
+    folder.create(made_by)
     folder.want(jobs)
     hashes.save()
     new = 0

@@ -158,13 +158,18 @@ def work_on_ray(
                 try:
                     result = ray.get(done)
                 except ray.exceptions.RayError as error:
-                    raise ChildProcessError(f"A worker failed: {error}") from error
+                    raise ChildProcessError(f"A worker failed: {_last_cause(error)}") from error
                 give(actor)
                 yield result
     finally:
         for actor in actors:
             ray.kill(actor)
         ray.shutdown()
+
+
+def _last_cause(error: BaseException) -> str:
+    """What Ray's errors end with: they have the whole trace of the worker as their text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
