@@ -17,7 +17,7 @@ class Progress:
         if done < self.count and now - self.shown < 1:
             return
         self.shown = now
-        rate = (done - 1) / (now - self.first) if done > 1 else 0.0
+        rate = (done - 1) / (now - self.first) if now > self.first else 0.0
         left = (
             f", {rate:.2f}/s, {timedelta(seconds=(self.count - done) // rate)} left" if rate else ""
         )

@@ -7,7 +7,9 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -18,11 +20,15 @@ from PIL import Image
 from lab.host.prompt_error import PromptError
 
 TEXT = 3  # ComfyUI's number of a binary message that is a node's text
-RUN_SECONDS = 3600  # so that nothing hangs for ever, however busy the machine is
+# So that nothing hangs for ever, however busy the machine is:
+RUN_SECONDS = 3600  # without a word of a prompt that runs
+ANSWER_SECONDS = 120  # for a connection, and for an answer to begin
 
 
 class Client:
     """Sends prompts to it.
+
+    All but `get` raise ConnectionError for what isn't an answer of a ComfyUI.
 
     Args:
         address: such as http://127.0.0.1:8188.
@@ -40,26 +46,38 @@ class Client:
     def get(self, path: str, **query: str) -> bytes:
         address = f"{self.address}{path}"
         with urllib.request.urlopen(
-            f"{address}?{urlencode(query)}" if query else address
+            f"{address}?{urlencode(query)}" if query else address, timeout=ANSWER_SECONDS
         ) as answer:
             return answer.read()
 
     def get_json(self, path: str) -> Any:
-        return json.loads(self.get(path))
+        with self._answering():
+            return json.loads(self.get(path))
+
+    def version(self) -> str:
+        """Of its ComfyUI."""
+        with self._answering():
+            return str(json.loads(self.get("/system_stats"))["system"]["comfyui_version"])
 
     def post(self, path: str, body: Any = None) -> bytes:
         """Raises PromptError: the server refused what was posted."""
-        request = urllib.request.Request(
-            f"{self.address}{path}",
-            json.dumps(body or {}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request) as answer:
-                return answer.read()
-        except urllib.error.HTTPError as error:
-            details = json.loads(error.read())
-            raise PromptError.refused(details) from error
+        with self._answering():
+            request = urllib.request.Request(
+                f"{self.address}{path}",
+                json.dumps(body or {}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+                    return answer.read()
+            except urllib.error.HTTPError as error:
+                try:
+                    details = json.loads(error.read())
+                except ValueError:  # a page
+                    raise error from None
+                if not isinstance(details, dict):
+                    raise
+                raise PromptError.refused(details) from error
 
     def run(
         self,
@@ -81,42 +99,59 @@ class Client:
         """
         self.texts.clear()
         socket = self.address.replace("http", "ws", 1)
-        listener = websocket.create_connection(
-            f"{socket}/ws?clientId={self.client}", timeout=RUN_SECONDS
-        )
+        with self._answering():
+            listener = websocket.create_connection(
+                f"{socket}/ws?clientId={self.client}", timeout=ANSWER_SECONDS
+            )
+        listener.settimeout(RUN_SECONDS)
         try:
-            body = {"prompt": prompt, "client_id": self.client}
-            prompt_id = json.loads(self.post("/prompt", body))["prompt_id"]
+            answer = self.post("/prompt", {"prompt": prompt, "client_id": self.client})
+            with self._answering():
+                prompt_id = json.loads(answer)["prompt_id"]
             while True:
-                try:
-                    message = listener.recv()
-                except (websocket.WebSocketException, OSError) as error:
-                    raise RuntimeError(f"ComfyUI went away: {self._last_words()}") from error
-                if not isinstance(message, str):
-                    kind, length = struct.unpack(">II", message[:8])
-                    if kind == TEXT:
-                        node = message[8 : 8 + length].decode()
-                        self.texts[node] = message[8 + length :].decode()
-                    continue  # any other is a preview picture
-                event = json.loads(message)
-                data = event["data"]
+                kind, data = self._next_event(listener)
                 if data.get("prompt_id") != prompt_id:
                     continue
-                if event["type"] == "progress" and on_progress:
+                if kind == "progress" and on_progress:
                     on_progress(data["node"], data["value"], data["max"])
-                elif event["type"] == "executing" and on_executing and data["node"]:
+                elif kind == "executing" and on_executing and data["node"]:
                     on_executing(data["node"])
-                elif event["type"] == "execution_error":
+                elif kind == "execution_error":
                     raise PromptError.of_event(data)
-                elif event["type"] == "execution_interrupted":
+                elif kind == "execution_interrupted":
                     raise PromptError("The run was interrupted.", data)
-                elif event["type"] == "execution_success":
+                elif kind == "execution_success":
                     break
         finally:
             listener.close()
-        while prompt_id not in (history := self.get_json(f"/history/{prompt_id}")):
-            time.sleep(0.02)  # it is written after the event
-        return history[prompt_id]["outputs"]
+        with self._answering():
+            end = time.monotonic() + ANSWER_SECONDS
+            while prompt_id not in (history := json.loads(self.get(f"/history/{prompt_id}"))):
+                if time.monotonic() > end:
+                    raise TimeoutError("its history doesn't have the prompt that it has run")
+                time.sleep(0.02)  # it is written after the event
+            return history[prompt_id]["outputs"]
+
+    def _next_event(self, listener: websocket.WebSocket) -> tuple[str, dict[str, Any]]:
+        """Its type and data; a node's text that comes before it goes to `texts`.
+
+        Raises RuntimeError: the server stopped.
+        """
+        while True:
+            try:
+                message = listener.recv()
+            except (websocket.WebSocketException, OSError) as error:
+                raise RuntimeError(f"ComfyUI went away: {self._last_words()}") from error
+            if not message:  # it closed the connection
+                raise RuntimeError(f"ComfyUI went away: {self._last_words()}")
+            with self._answering():
+                if isinstance(message, str):
+                    event = json.loads(message)
+                    return event["type"], dict(event["data"])
+                kind, length = struct.unpack(">II", message[:8])
+                if kind == TEXT:  # any other is a preview picture
+                    node = message[8 : 8 + length].decode()
+                    self.texts[node] = message[8 + length :].decode()
 
     def picture(self, outputs: dict[str, Any], node: str) -> Image.Image:
         """The first picture that a node has given the user interface, RGB.
@@ -128,26 +163,49 @@ class Client:
 
     def view(self, outputs: dict[str, Any], node: str) -> bytes:
         """The file of that picture."""
-        return self.get("/view", **outputs[node]["images"][0])
+        with self._answering():
+            return self.get("/view", **outputs[node]["images"][0])
 
     def upload(self, path: Path, name: str) -> None:
-        """Put a picture among the server's inputs."""
+        """Put a file among the server's inputs.
+
+        Raises OSError: the file can't be read.
+        """
+        content = path.read_bytes()
         boundary = uuid.uuid4().hex
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
             f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         )
-        request = urllib.request.Request(
-            f"{self.address}/upload/image",
-            head.encode() + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode(),
-            {"Content-Type": f"multipart/form-data; boundary={boundary}"},
-        )
-        urllib.request.urlopen(request).close()
+        with self._answering():
+            request = urllib.request.Request(
+                f"{self.address}/upload/image",
+                head.encode() + content + f"\r\n--{boundary}--\r\n".encode(),
+                {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+            )
+            urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
 
     def free(self) -> None:
         """Let the server unload its models and forget its outputs."""
         self.post("/free", {"unload_models": True, "free_memory": True})
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Let all that isn't an answer of a ComfyUI be one error that says so."""
+        try:
+            yield
+        except (json.JSONDecodeError, LookupError, TypeError, struct.error) as error:
+            raise ConnectionError(
+                f"{self.address} isn't a ComfyUI that answers: it answers in another form."
+            ) from error
+        except (OSError, HTTPException, websocket.WebSocketException, ValueError) as error:
+            # websocket adds headers and body to the first part
+            words = " ".join(str(error).split(" -+-+- ")[0].split()) or type(error).__name__
+            words = "".join(filter(str.isprintable, words))
+            raise ConnectionError(
+                f"{self.address} isn't a ComfyUI that answers: {words}"
+            ) from error
 
     def _last_words(self) -> str:
         return f"{self.address} doesn't answer."

@@ -19,6 +19,8 @@ class PromptError(Exception):
             for error in node["errors"]
         ]
         said = "; ".join(reasons) or answer.get("error")
+        if isinstance(said, dict):  # of the whole prompt, such as a node that isn't there
+            said = f"{said.get('message')} {said.get('details') or ''}".strip()
         return cls(f"The host refused the prompt: {said}", answer)
 
     @classmethod

@@ -93,8 +93,6 @@ def run(options: argparse.Namespace) -> bool:
         raise ValueError(f"--models: {models} is no folder.")
     folder, made_by = Folder(options.out), versions(options.server or [])
     folder.check(made_by)
-    if not options.dry_run:
-        folder.create(made_by)
     hashes = Hashes(options.out / "hashes.json")
     workflow = read_workflow(options.workflow)
     jobs = read_jobs(options.lines, workflow, models.resolve(), hashes)
@@ -112,6 +110,7 @@ def run(options: argparse.Namespace) -> bool:
     if options.dry_run:
         print("Nothing was made or written.")
         return not failed
+    folder.create(made_by)
     folder.want(jobs)
     hashes.save()
     new = 0
@@ -147,13 +146,17 @@ def versions(servers: list[str]) -> dict[str, str]:
 
 
 def server_version(url: str) -> str:
-    """Raises ValueError: there is no ComfyUI."""
-    from lab.host.client import Client
-
+    """Raises ValueError: there is no ComfyUI, or no package to ask one with."""
     try:
-        return Client(url).get_json("/system_stats")["system"]["comfyui_version"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"--server: {url} isn't a ComfyUI that answers: {error}") from None
+        from lab.host.client import Client
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "--server needs websocket-client: install the dependency group scale."
+        ) from error
+    try:
+        return Client(url).version()
+    except ConnectionError as error:
+        raise ValueError(f"--server: {error}") from None
 
 
 def engine_name(options: argparse.Namespace) -> str:

@@ -159,13 +159,18 @@ def work_on_ray(
                 try:
                     result = ray.get(done)
                 except ray.exceptions.RayError as error:
-                    raise ChildProcessError(f"A worker failed: {error}") from error
+                    raise ChildProcessError(f"A worker failed: {_last_cause(error)}") from error
                 give(actor)
                 yield result
     finally:
         for actor in actors:
             ray.kill(actor)
         ray.shutdown()
+
+
+def _last_cause(error: BaseException) -> str:
+    """What Ray's errors end with: they have the whole trace of the worker as their text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
@@ -209,14 +214,16 @@ def work_on_servers(
 ) -> Generator[Result, None, None]:
     """By ComfyUIs that run already, one job at a time on each.
 
-    Raises RuntimeError: all of them went away.
+    Raises:
+        RuntimeError: all of them went away, or none is a ComfyUI.
+        OSError: of the folder.
     """
+    from lab.host.client import Client
+
     waiting = deque(jobs)
-    results: queue.Queue[Result | str] = queue.Queue()
+    results: queue.Queue[Result | str | BaseException] = queue.Queue()
 
     def serve(number: int, address: str) -> None:
-        from lab.host.client import Client
-
         name, folder = f"{process_name()}@{number}", Folder(out)
         client = Client(address)
         worker = Worker(name, folder, client)
@@ -231,20 +238,28 @@ def work_on_servers(
             except RuntimeError as error:  # in the middle of the job
                 folder.add_try(job.id, str(error))
                 reason = str(error)
-            except OSError as error:
-                reason = f"{address} went away: {error}"
+            except ConnectionError as error:
+                reason = str(error)
             waiting.append(job)
             results.put(reason)
             return
         results.put("")
 
+    def serve_or_tell(number: int, address: str) -> None:
+        try:
+            serve(number, address)
+        except BaseException as error:  # else the run would wait for this thread for ever
+            results.put(error)
+
     for number, address in enumerate(addresses):
-        threading.Thread(target=serve, args=(number, address), daemon=True).start()
+        threading.Thread(target=serve_or_tell, args=(number, address), daemon=True).start()
     serving, last = len(addresses), ""
     while serving:
         result = results.get()
         if isinstance(result, Result):
             yield result
+        elif isinstance(result, BaseException):
+            raise result
         else:
             serving, last = serving - 1, result or last
     if waiting:

@@ -62,19 +62,36 @@ class Folder:
     def versions(self) -> dict[str, str]:
         """Raises ValueError: it isn't such a folder."""
         try:
-            return json.loads((self.path / "made_by.json").read_text())
+            made_by = json.loads((self.path / "made_by.json").read_text())
         except (OSError, ValueError):
-            raise ValueError(f"{self.path} isn't a folder of pictures of lab.jobs.") from None
+            made_by = None
+        if not isinstance(made_by, dict):
+            raise ValueError(f"{self.path} isn't a folder of pictures of lab.jobs.")
+        return made_by
 
     def is_there(self, job_id: str) -> bool:
-        return self.manifest(job_id).exists()
+        return self.manifest(job_id).exists() and self.picture(job_id).exists()
 
     def failures(self) -> dict[str, str]:
-        """Why jobs are left alone, by id."""
+        """Why jobs are left alone, by id.
+
+        Raises ValueError: failed.jsonl isn't of lab.jobs.
+        """
         if not self.failed.exists():
             return {}
-        lines = map(json.loads, self.failed.read_text().splitlines())
-        return {line["id"]: line["error"] for line in lines}
+        found = {}
+        for text in self.failed.read_text().splitlines(keepends=True):
+            if not text.endswith("\n"):
+                break  # it is being written, or was when a machine was lost
+            try:
+                line = json.loads(text)
+                found[str(line["id"])] = str(line["error"])
+            except (ValueError, LookupError, TypeError):
+                raise ValueError(
+                    f"{self.failed} isn't as lab.jobs writes it; delete it, and the jobs that "
+                    f"failed are tried again. A line of it: {text.strip()[:80]}"
+                ) from None
+        return found
 
     def running(self) -> dict[str, str]:
         """The id of the job that each worker has in work, and of its process, by its name."""
@@ -132,10 +149,11 @@ class Folder:
     def commit(self, worker: str, job_id: str, png: bytes, manifest: dict[str, Any]) -> bool:
         """Put a picture into its place, whole or not at all; returns whether it is the first."""
         self.picture(job_id).parent.mkdir(exist_ok=True)
-        # A picture whose worker died before the manifest is as good as this one.
-        self._link(self.picture(job_id), png, worker)
+        # A picture whose worker died before the manifest is as good as this one, and so is the
+        # manifest of a picture that was lost.
+        pictured = self._link(self.picture(job_id), png, worker)
         text = json.dumps(manifest, indent=1).encode()
-        first = self._link(self.manifest(job_id), text, worker)
+        first = self._link(self.manifest(job_id), text, worker) or pictured
         self._forget_tries(job_id)
         return first
 

@@ -14,13 +14,15 @@ class Hashes:
 
     Args:
         kept: file of those that were computed before, which need not exist; None keeps none.
+    Raises:
+        ValueError: it isn't such a file.
     """
 
     def __init__(self, kept: Path | None) -> None:
         self.kept = kept
         self.known: dict[str, list[int | str]] = {}
         if kept and kept.exists():
-            self.known = json.loads(kept.read_text())
+            self.known = _read(kept)
         self._computed: dict[Path, str] = {}
 
     def of(self, path: Path) -> str:
@@ -47,3 +49,13 @@ class Hashes:
             aside = self.kept.with_name(f"{self.kept.name}.{os.getpid()}")
             aside.write_text(json.dumps(self.known))
             aside.replace(self.kept)
+
+
+def _read(kept: Path) -> dict[str, list[int | str]]:
+    try:
+        known = json.loads(kept.read_text())
+        if isinstance(known, dict) and all(len(found) == 3 for found in known.values()):
+            return known
+    except (ValueError, TypeError):
+        pass
+    raise ValueError(f"{kept} isn't a file of hashes; delete it, and they are computed again.")

@@ -7,29 +7,23 @@
 
 (on one line). What a line leaves out is as in the workflow, which is one of ComfyUI in API form.
 "inputs" gives any other input by its node's title: {"KSampler": {"sampler_name": "ddim"}}. Names of
-pictures are relative to the file's folder.
+pictures, and of other files that nodes read, are relative to the file's folder.
 """
 
 import copy
 import hashlib
 import json
-import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from lab.jobs.files import Prompt, hash_inputs, hash_models, open_picture
 from lab.jobs.hashes import Hashes
 
 VERSION = 1  # of ids: another one where the same line would get another picture
 WORKFLOW = Path(__file__).with_name("workflow.json")
-MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
-EMBEDDING = re.compile(r"embedding:([^\s,:()]+)")
-Prompt = dict[str, dict[str, Any]]  # a workflow in API form: nodes by id
 
 
 @dataclass(frozen=True)
@@ -37,11 +31,12 @@ class Job:
     """A picture to make.
 
     Attributes:
-        id: hash of all that decides the picture, the bytes of references and models included.
+        id: hash of all that decides the picture, the bytes of files and models included.
         name: the line's own, which decides nothing.
-        prompt: in API form. Its LoadImage nodes name `files`.
+        prompt: in API form. Its nodes name `files`.
         picture: id of the node that shows the picture.
-        files: references and masks by the name that the prompt has for them, a hash.
+        files: references, masks and what else nodes read, by the name that the prompt has for
+            them, a hash.
         models: hashes of the model files by name.
     """
 
@@ -70,7 +65,7 @@ def _is_whole(value: Any, low: int, high: int) -> bool:
 
 def _is_number(value: Any, high: float) -> bool:
     whole_or_float = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return whole_or_float and math.isfinite(value) and 0 <= value <= high
+    return whole_or_float and 0 <= value <= high  # so neither NaN nor beyond all floats
 
 
 def _is_text(value: Any) -> bool:
@@ -116,15 +111,26 @@ def read_workflow(path: Path) -> Prompt:
     """
     try:
         workflow = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} isn't JSON: {error}.") from None
-    nodes = workflow.values() if isinstance(workflow, dict) else [None]
-    if not all(isinstance(node, dict) and {"class_type", "inputs"} <= {*node} for node in nodes):
+    if not isinstance(workflow, dict) or not all(map(_is_node, workflow.values())):
         raise ValueError(f"{path} isn't a workflow in API form. Export it by Export (API).")
     saved = [node for node in workflow.values() if node["class_type"] == "SaveImage"]
     if len(saved) != 1:
         raise ValueError(f"{path} must have one Save Image node; it has {len(saved)}.")
+    if "images" not in saved[0]["inputs"]:
+        raise ValueError(f"{path}: Save Image has no images.")
     return workflow
+
+
+def _is_node(node: Any) -> bool:
+    """Whether it has the form that a node has in API form."""
+    return (
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs"), dict)
+        and isinstance(node.get("_meta", {}), dict)
+    )
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -133,7 +139,11 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises ValueError: says which line and what is wrong with it.
     """
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} isn't text: {error}.") from None
+    for number, text in enumerate(texts, 1):
         if text.strip():
             with naming_line(path, number):
                 lines.append((number, _parse_line(text)))
@@ -170,14 +180,16 @@ def naming_line(path: Path, number: int) -> Iterator[None]:
     """Let errors begin with file and line."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{path.name}, line {number}: {error}") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path.name}, line {number}: {error}") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path.name}, line {number}: {error}") from None
 
 
 def _parse_line(text: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it isn't JSON: {error}.") from None
     if not isinstance(line, dict):
         raise ValueError('expected an object like {"prompt": "..."}.')
@@ -216,8 +228,8 @@ def _make_job(
     images = {"images": prompt[picture]["inputs"]["images"]}
     prompt[picture] = {"class_type": "PreviewImage", "inputs": images}
     prompt = {n: prompt[n] for n in prompt if n in _ancestors(prompt, picture)}
-    files = _hash_pictures(prompt, folder, hashes)
-    found = dict(_hash_models(prompt, models, hashes))
+    files = hash_inputs(prompt, folder, models, hashes)
+    found = dict(hash_models(prompt, files, models, hashes))
     plain = {n: [node["class_type"], node["inputs"]] for n, node in prompt.items()}
     decides = json.dumps([VERSION, plain, found], sort_keys=True, separators=(",", ":"))
     identity = hashlib.sha256(decides.encode()).hexdigest()[:16]
@@ -274,7 +286,7 @@ def _set_subjects(prompt: Prompt, subjects: list[dict[str, Any]], folder: Path) 
             source = {"image": subject["mask"], "channel": "red"}
             prompt[f"mask {number}"] = {"class_type": "LoadImageMask", "inputs": source}
             inputs[mask] = [f"mask {number}", 0]
-        elif "A" in _open_picture(folder / subject["reference"]).getbands():
+        elif "A" in open_picture(folder / subject["reference"]).getbands():
             # Load Image's mask is white where the picture is transparent.
             source = {"mask": [f"reference {number}", 1]}
             prompt[f"mask {number}"] = {"class_type": "InvertMask", "inputs": source}
@@ -318,41 +330,3 @@ def _ancestors(prompt: Prompt, node: str) -> set[str]:
             values = prompt[current]["inputs"].values()
             left += [str(v[0]) for v in values if isinstance(v, list) and len(v) == 2]
     return found
-
-
-def _open_picture(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"the picture {path} doesn't exist.")
-    try:
-        return Image.open(path)
-    except OSError:
-        raise ValueError(f"{path} isn't a picture.") from None
-
-
-def _hash_pictures(prompt: Prompt, folder: Path, hashes: Hashes) -> dict[str, Path]:
-    """Name the prompt's pictures by their content; returns them by that name."""
-    files = {}
-    for node in prompt.values():
-        if node["class_type"] in ("LoadImage", "LoadImageMask"):
-            path = (folder / str(node["inputs"]["image"])).resolve()
-            _open_picture(path).close()
-            name = hashes.of(path)[:32] + path.suffix.lower()
-            node["inputs"]["image"] = name
-            files[name] = path
-    return files
-
-
-def _hash_models(prompt: Prompt, models: Path, hashes: Hashes) -> Iterator[tuple[str, str]]:
-    """Name and hash of each model file that a prompt names. The same name in several of the
-    models' folders counts as all of them."""
-    texts = {v for node in prompt.values() for v in node["inputs"].values() if isinstance(v, str)}
-    names = {text for text in texts if text.lower().endswith(MODEL_FILES)}
-    folders = sorted(path for path in models.iterdir() if path.is_dir())
-    for name in sorted(names):
-        found = [folder / name for folder in folders if (folder / name).is_file()]
-        if not found:
-            raise FileNotFoundError(f"no folder of {models} has {name}.")
-        yield name, " ".join(hashes.of(path) for path in found)
-    for name in sorted({name for text in texts for name in EMBEDDING.findall(text)}):
-        for path in sorted((models / "embeddings").glob(f"{name}*")):
-            yield f"embeddings/{path.name}", hashes.of(path)

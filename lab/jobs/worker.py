@@ -93,7 +93,13 @@ class Worker:
     def _run(self, job: Job) -> bytes:
         """The picture as PNG; where memory runs out, once more with nothing else in it."""
         for name in job.files.keys() - self.uploaded:
-            self.host.upload(job.files[name], name)
+            try:
+                self.host.upload(job.files[name], name)
+            except OSError as error:
+                if error.filename != str(job.files[name]):
+                    raise  # the host's, or its folder's
+                sentence = f"{job.files[name]} can't be read: {error.strerror}."
+                raise PromptError(sentence, None) from error
             self.uploaded.add(name)
         try:
             outputs = self.host.run(job.prompt)

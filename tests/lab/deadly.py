@@ -1,6 +1,6 @@
 """Ray's workers on jobs of which one kills its worker: python deadly.py OUT
 
-Prints what became of each.
+Prints what became of each, and then the error of a worker that can't begin.
 """
 
 import os
@@ -39,6 +39,10 @@ class MakeDeadly:
         return Worker(name, Folder(self.out), host)
 
 
+def make_nothing(name: str) -> Worker:
+    raise ValueError("It can't begin.")
+
+
 if __name__ == "__main__":
     folder = Folder(Path(sys.argv[1]))
     folder.create({"jobs": "1"})
@@ -47,3 +51,7 @@ if __name__ == "__main__":
     ]
     for result in work_on_ray(jobs, MakeDeadly(folder.path), 2, None):
         print(result.job.number, result.state, result.error)
+    try:
+        list(work_on_ray(jobs[:1], make_nothing, 1, None))
+    except ChildProcessError as error:
+        print(error)

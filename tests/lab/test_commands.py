@@ -17,6 +17,7 @@ import lab.templates
 import lab.training.__main__
 from lab.jobs.folder import Folder
 from lab.microworld import MODELS
+from lab.progress import Progress
 from lab.training.real.settings import PAPER, read_settings
 
 COMMANDS = {
@@ -346,3 +347,29 @@ def test_scores_of_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_report_without_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--scores", tmp_path)
     assert str(error).startswith(f"There are no scores in {tmp_path / 'msbench'} or ")
+
+
+def test_lines_that_are_wrong_leave_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, _, verb, lines, *options = save_lines(tmp_path, [{"promt": "a star"}])
+    out = tmp_path / "out"
+    error = run(COMMANDS["lab.jobs"], monkeypatch, verb, lines, *options, "--out", out)
+    assert str(error).startswith("jobs.jsonl, line 1: unknown field 'promt'")
+    assert not out.exists()
+
+
+def test_progress_says_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter((10.0, 10.0, 14.0, 14.5, 18.0))
+    monkeypatch.setattr("lab.progress.time.monotonic", lambda: next(now))
+    progress = Progress(100)
+    for done in (1, 1, 3, 4, 5):
+        progress.show(done, "made")
+    first, *later = capsys.readouterr().out.splitlines()
+    assert first == "1 of 100: made"
+    assert later == [
+        "3 of 100: made, 0.50/s, 0:03:14 left",
+        "5 of 100: made, 0.50/s, 0:03:10 left",
+    ]

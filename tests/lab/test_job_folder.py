@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_lines import ENVIRONMENT
 
 from lab import ROOT
 from lab.jobs.folder import MAX_TRIES, Folder, process_name
+from lab.jobs.lines import Job
+from lab.jobs.worker import Worker
 
 MADE_BY = {"jobs": "1", "comfyui": "0.30.0", "pack": "1234"}
 JOB = "abcdef"
@@ -45,6 +48,57 @@ def test_a_picture_without_manifest_is_made_again(folder: Folder) -> None:
     assert not folder.is_there(JOB)
     assert folder.commit("second", JOB, b"the same pixels", {})
     assert folder.is_there(JOB) and folder.picture(JOB).read_bytes() == b"first"
+
+
+def test_a_picture_that_is_lost_is_made_again(folder: Folder) -> None:
+    folder.commit("first", JOB, b"first", {"worker": "first"})
+    folder.picture(JOB).unlink()
+    assert not folder.is_there(JOB)
+    assert folder.commit("second", JOB, b"the same pixels", {"worker": "second"})
+    assert folder.is_there(JOB) and folder.picture(JOB).read_bytes() == b"the same pixels"
+    assert not folder.commit("third", JOB, b"third", {"worker": "third"})
+    assert folder.picture(JOB).read_bytes() == b"the same pixels"
+
+
+class Unread:
+    """A host that is given its files, and runs nothing."""
+
+    name = "unread"
+
+    def upload(self, path: Path, name: str) -> None:
+        path.read_bytes()
+
+    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def view(self, outputs: dict[str, Any], node: str) -> bytes:
+        return b"picture"
+
+
+def test_a_reference_that_is_deleted_fails_its_job(folder: Folder, tmp_path: Path) -> None:
+    host: Any = Unread()
+    lost = tmp_path / "lost.png"
+    jobs = [
+        Job(JOB, "", 1, {}, {}, "", {"1.png": lost}, {}),
+        Job("fedcba", "", 2, {}, {}, "", {}, {}),
+    ]
+    worker = Worker("worker", folder, host)
+    assert [worker.make(job).state for job in jobs] == ["failed", "made"]
+    assert folder.failures() == {JOB: f"{lost} can't be read: No such file or directory."}
+
+
+def test_files_of_another_program(folder: Folder) -> None:
+    for text in ('{"x": 1}\n', "[]\n", '{"id": "1", "err{"id": "2", "error": "It failed."}\n'):
+        folder.failed.write_text(text)
+        with pytest.raises(
+            ValueError, match=r"failed.jsonl isn't as lab.jobs writes it; delete it"
+        ):
+            folder.failures()
+    folder.failed.write_text('{"id": "1", "error": "It failed."}\n{"id": "2", "err')
+    assert folder.failures() == {"1": "It failed."}  # the other is being written
+    (folder.path / "made_by.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"isn't a folder of pictures of lab.jobs."):
+        folder.check(MADE_BY)
 
 
 def test_the_third_failure_is_the_last(folder: Folder) -> None:

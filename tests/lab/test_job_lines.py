@@ -18,6 +18,7 @@ from lab.microworld import MODELS
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save_lines(tmp_path, [])
+    (tmp_path / "bomb.png").write_bytes(b"P4 30000 30000 ")
     return tmp_path
 
 
@@ -49,6 +50,8 @@ MISTAKES = {
     json.dumps({"width": 1000.5}): "width must be a multiple of 8 from 16 to 16384, got 1000.5.",
     json.dumps({"seed": -1}): "seed must be a whole number from 0 to 2^64 - 1, got -1.",
     json.dumps({"steps": True}): "steps must be a whole number from 1 to 10000, got True.",
+    f'{{"cfg": 1{"0" * 400}}}': "cfg must be a number from 0 to 100, got 1000",
+    "[" * 100_000: "it isn't JSON: maximum recursion depth exceeded",
     '{"cfg": NaN}': "cfg must be a number from 0 to 100, got nan.",
     json.dumps({"weight": 11}): "weight must be a number from 0 to 10, got 11.",
     json.dumps({"inputs": []}): 'inputs must be an object like {"KSampler": {"steps": 20}}.',
@@ -62,7 +65,7 @@ MISTAKES = {
         "the workflow has a link to node '99', which isn't there."
     ),
     json.dumps({"inputs": {"Load Checkpoint": {"ckpt_name": "other.safetensors"}}}): (
-        f"no folder of {MODELS} has other.safetensors."
+        f"no folder of {MODELS} has other.safetensors, and it isn't beside the lines."
     ),
     json.dumps({"subjects": []}): 'subjects must be a list like [{"phrase": "cat", ...}].',
     json.dumps({"subjects": [3]}): "subject 1 must be an object, got 3.",
@@ -78,9 +81,14 @@ MISTAKES = {
     json.dumps(with_subject(box=[0.5, 0, 1.2, 1])): (
         "subject 2: box must be x0, y0, x1, y1 within 0..1, got [0.5, 0, 1.2, 1]."
     ),
+    json.dumps(
+        with_subject(box=[0, 0, 1, 10**400])
+    ): "subject 2: box must be x0, y0, x1, y1 within",
     json.dumps(with_subject(box=[0.5, 0, 0.5, 1])): "subject 2: box [0.5, 0, 0.5, 1] has no area.",
     json.dumps(with_subject(reference="lost.png")): "lost.png doesn't exist.",
     json.dumps(with_subject(reference="workflow.json")): "workflow.json isn't a picture.",
+    json.dumps(with_subject(reference="bomb.png")): "bomb.png is too large: Image size (900000000",
+    json.dumps(with_subject(reference="a" * 300)): "File name too long",
     json.dumps(with_subject(mask="lost.png")): "lost.png doesn't exist.",
     json.dumps(line(0)): "it is the picture of line 1. Give it another seed.",
 }
@@ -104,7 +112,14 @@ def test_a_file_without_lines(folder: Path) -> None:
     [
         ("{", "isn't JSON"),
         ('{"nodes": [], "links": []}', "isn't a workflow in API form. Export it by Export"),
+        ('{"1": {"class_type": "SaveImage", "inputs": null}}', "isn't a workflow in API form."),
+        ('{"1": {"class_type": "SaveImage", "inputs": [1]}}', "isn't a workflow in API form."),
+        (
+            '{"1": {"class_type": "S", "inputs": {}, "_meta": null}}',
+            "isn't a workflow in API form.",
+        ),
         ('{"1": {"class_type": "KSampler", "inputs": {}}}', "must have one Save Image node; it"),
+        ('{"1": {"class_type": "SaveImage", "inputs": {}}}', "Save Image has no images."),
     ],
 )
 def test_a_workflow_that_is_none(tmp_path: Path, text: str, said: str) -> None:
@@ -189,6 +204,59 @@ def test_another_content_has_another_id(folder: Path, tmp_path: Path) -> None:
     assert len(set(ids)) == len(ids)
 
 
+def with_node(folder: Path, kind: str, **inputs: str) -> None:
+    """Let the sampler of the folder's workflow depend on this node too."""
+    workflow = json.loads((folder / "workflow.json").read_text())
+    workflow["14"]["inputs"]["other"] = ["other", 0]
+    workflow["other"] = {"class_type": kind, "inputs": inputs}
+    (folder / "workflow.json").write_text(json.dumps(workflow))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("LoadLatent", "start.latent"), ("MSDLoadSubjects", "two.safetensors")]
+)
+def test_any_file_that_a_node_reads_decides(folder: Path, kind: str, name: str) -> None:
+    with_node(folder, kind, file=name)
+    with pytest.raises(FileNotFoundError, match=r"start.latent, which doesn't|isn't beside the li"):
+        read(folder, line(1))
+    (folder / name).write_bytes(b"first")
+    (first,) = read(folder, line(1))
+    renamed = first.prompt["other"]["inputs"]["file"]
+    assert first.files[renamed].name == name and name not in first.models
+    (folder / name).write_bytes(b"second")
+    assert read(folder, line(1))[0].id != first.id
+
+
+def test_a_whole_path_stays(folder: Path) -> None:
+    path = folder / "words.txt"
+    path.write_text("first")
+    with_node(folder, "ReadText", path=str(path))
+    (first,) = read(folder, line(1))
+    assert first.prompt["other"]["inputs"]["path"] == str(path)
+    path.write_text("second")
+    assert read(folder, line(1))[0].id != first.id
+
+
+def test_a_long_text_is_no_file(folder: Path) -> None:
+    text = "猫" * 120 + ".五"
+    (job,) = read(folder, line(1, prompt=text))
+    assert job.prompt["11"]["inputs"]["text"] == text
+
+
+def test_a_file_on_a_comfyui_is_refused(folder: Path) -> None:
+    with_node(folder, "MSDLoadSubjects", file="subjects/two.safetensors [output]")
+    with pytest.raises(ValueError, match=r"MSDLoadSubjects reads 'subjects/two.safetensors \[out"):
+        read(folder, line(1))
+
+
+def test_a_load_image_without_image(folder: Path) -> None:
+    with_node(folder, "LoadImage")
+    with pytest.raises(
+        ValueError, match=r"line 1: a node LoadImage of the workflow names no image"
+    ):
+        read(folder, line(1))
+
+
 def test_the_own_workflow_is_the_example(folder: Path) -> None:
     """Its nodes and inputs are those of *MS-Diffusion, two subjects*, but for Replace Text: lines
     have whole prompts."""
@@ -224,3 +292,12 @@ def test_hashes_of_large_files_are_kept_until_they_change(
     assert Hashes(kept).of(model) == first
     model.write_bytes(b"second")
     assert Hashes(kept).of(model) != first
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"model.bin": [5', '{"model.bin": 5}', '{"model.bin": []}']
+)
+def test_hashes_of_another_program(tmp_path: Path, text: str) -> None:
+    (tmp_path / "hashes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"hashes.json isn't a file of hashes; delete it, and"):
+        Hashes(tmp_path / "hashes.json")

@@ -3,6 +3,7 @@ drivers are killed: nothing is lost, nothing is there twice, and all have the lo
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from job_lines import ENVIRONMENT, failing, finish, line, pictures, save_lines, start
 
 from lab.host import host_folder
-from lab.host.server import Server
+from lab.host.server import PromptError, Server
 from lab.jobs.__main__ import main
 from lab.jobs.folder import Folder
 from lab.microworld import MODELS
@@ -90,7 +91,8 @@ def test_the_loop_makes_what_can_be_made(loop: Loop) -> None:
     assert len(loop.pixels) == COUNT - 2 and len(set(loop.pixels.values())) == COUNT - 2
     memory, refused = sorted(loop.failures.values(), key=lambda error: IMPOSSIBLE in error)
     assert IMPOSSIBLE in refused and "An attention failed." in memory
-    assert f"{COUNT} of {COUNT}: {COUNT - 2} made, 2 failed" in loop.printed
+    done = f"{COUNT} of {COUNT}: {COUNT - 2} made, 2 failed"
+    assert re.search(rf"^{done}, \d+\.\d\d/s, 0:00:00 left$", loop.printed, re.MULTILINE)
     assert "Line 4 failed" in loop.printed and "Line 6 failed" in loop.printed
     assert_as_the_loop(loop.out, loop)
 
@@ -172,6 +174,7 @@ def test_ray_leaves_a_job_alone_that_kills_its_worker(tmp_path: Path) -> None:
     for number in range(8):
         expected = "failed Its worker died." if number == 3 else "made"
         assert f"{number} {expected}" in done.stdout
+    assert "\nA worker failed: ValueError: It can't begin.\n" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (base / "models").symlink_to(MODELS, target_is_directory=True)
     with Server(host_folder(), base) as running:
         yield running
+
+
+def test_a_node_that_is_not_there(server: Server) -> None:
+    with pytest.raises(PromptError) as caught:
+        server.run({"1": {"class_type": "NoSuchNode", "inputs": {}}})
+    said = "Node 'NoSuchNode' not found. The custom node may not be installed. Node ID '#1'"
+    assert str(caught.value) == f"The host refused the prompt: {said}"
 
 
 def test_a_server_makes_the_same_until_it_goes_away(
