@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 
 SMALL = 2**24  # bytes; what is no larger is read each time
@@ -46,7 +47,7 @@ class Hashes:
     def save(self) -> None:
         """Replace the file as a whole. Of two at once one wins, which costs only time."""
         if self.kept:
-            aside = self.kept.with_name(f"{self.kept.name}.{os.getpid()}")
+            aside = self.kept.with_name(f"{self.kept.name}.{socket.gethostname()}.{os.getpid()}")
             aside.write_text(json.dumps(self.known))
             aside.replace(self.kept)
 
