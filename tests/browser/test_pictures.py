@@ -327,6 +327,11 @@ def test_more_pictures_than_subjects(ui: Ui, tmp_path: Path) -> None:
     drop(ui, middle(ui.element(".msd-bars")), paths[20])  # none fits any more
     ui.until(lambda: ui.note() == "There can be 16 subjects; left out: 1.")
     assert len(ui.subjects) == 16
+    ui.press("Escape")
+    assert "left out" not in ui.note()
+    ui.drag((0.02, 0.02), (0.2, 0.2), keys=["Shift"])
+    ui.until(lambda: ui.note() == "There can be 16 subjects; left out: 1.")
+    assert len(ui.subjects) == 16
 
 
 @pytest.mark.any_rendering

@@ -118,7 +118,7 @@ export function duplicate(subjects, index) {
  */
 export function paste(subjects, subject, wires) {
   const { host, list } = subjects;
-  if (subjects.full) return;
+  if (subjects.full) return subjects.onFull();
   const copy = structuredClone(subject);
   if (copy.box) setShape(copy, fitShape(copy, offsetBox(copy.box)));
   subjects.selected = list.push(copy) - 1;

@@ -59,7 +59,6 @@ export class Clipboard {
     if (!found) return false;
     if ("key" in found) note.say(host.text(found.key, found.values));
     else if (!found.single) subjects.useLayout(found.subjects);
-    else if (subjects.full) note.say(host.text("noSpace", { n: 1 }));
     else paste(subjects, found.subjects[0], text === copied.text ? copied.wires : undefined);
     return true;
   }

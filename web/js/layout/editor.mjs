@@ -27,6 +27,7 @@ export class LayoutEditor {
     this.stage = new Stage(host, () => this.paint());
     this.toolbar = new Toolbar(host, this.subjects, page, () => this.pictures.pick(-1));
     this.note = new Note(host, this.subjects);
+    this.subjects.onFull = () => this.note.say(host.text("noSpace", { n: 1 }));
     this.rows = new Rows(host, this.subjects, {
       focusCanvas: () => this.stage.focus(),
       pick: (index) => this.pictures.pick(index),

@@ -176,7 +176,10 @@ export class Gestures {
     // Drawn again, it is that of the same row, unless others have none yet.
     if (by === "row" && !others.length && (waiting < 0 || waiting === own))
       subjects.selectedBy = "row";
-    if (own < 0 && subjects.full) return false;
+    if (own < 0 && subjects.full) {
+      subjects.onFull();
+      return false;
+    }
     drag.added = own < 0;
     drag.index = own < 0 ? subjects.add() : own;
     drag.shape = shapeOf(subjects.list[drag.index]);

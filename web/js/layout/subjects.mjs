@@ -34,6 +34,7 @@ export class Subjects {
     this.selected = -1;
     /** @type {SelectedBy} */
     this.selectedBy = "canvas";
+    this.onFull = () => {}; // there can't be one more
   }
 
   /** @param {unknown} value */
