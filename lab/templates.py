@@ -1,9 +1,11 @@
 """The cards of the example workflows: python -m lab.templates
 
-Runs each workflow on a real server with the micro family, and writes its layout beside its picture.
-The family has no LoRA, ControlNet or IPAdapter: these are bypassed, and the card says so; it says
-too where something stands in for BiRefNet or SAM3. For models and adapters of other families the
-card shows the collage in place of a picture, or the references where there are no boxes.
+Runs each workflow on a real server with the micro family, and writes its layout beside its picture,
+or its references where there are no boxes. The family has no LoRA, ControlNet or IPAdapter: these
+are bypassed, and the card says so; it says too where something stands in for BiRefNet or SAM3. For
+other models the card shows the collage in place of a picture. So it does for IP-Adapter and
+MIP-Adapter, unless --models has those of the micro world, which aren't in the repository: python -m
+lab.training import, train --stage ip_adapter mip_adapter, and export.
 """
 
 import argparse
@@ -50,6 +52,12 @@ STAND_INS = {
     "SAM3_Detect": "boxes, masks: stand-in for SAM3",
 }
 LOADER = "MSDLoadAdapter"
+# Files of other families, and the micro world's for each.
+OTHERS = {
+    "ip-adapter-plus_sdxl_vit-h.safetensors": "ip_adapter_micro.safetensors",
+    "model_sdxl_plus.bin": "mip_adapter_micro.safetensors",
+}
+CLIP_VISION_H = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 BACKGROUND_REFERENCE = "background.png"
 
 
@@ -119,8 +127,13 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
     """A workflow's layout beside its picture, by the micro family, or beside its collage."""
     prompt = server.workflow(workflow)
     adapters = {n["inputs"]["adapter"] for n in prompt.values() if n["class_type"] == LOADER}
-    if not adapters or not adapters <= FILES.keys():
+    own = {name: file for name, file in OTHERS.items() if _has_adapter(server, file)}
+    if not adapters or not adapters <= FILES.keys() | own.keys():
         return draw_collage_card(server, prompt)
+    own[CLIP_VISION_H] = FILES["clip_vision_g.safetensors"]
+    for node in prompt.values():
+        texts = {k: v for k, v in node["inputs"].items() if isinstance(v, str)}
+        node["inputs"] |= {k: own[v] for k, v in texts.items() if v in own}
     without = bypass(prompt)
     prompt = use_micro_files(prompt, *nearest_size(prompt), STEPS)
     describe_sprites(prompt)
@@ -131,7 +144,34 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
     kinds = {node["class_type"] for node in prompt.values()}
     notes = [note for kind, note in STAND_INS.items() if kind in kinds]
     note = f"without the {' and '.join(without)}" if without else "; ".join(notes)
-    return card(server.picture(outputs, PREVIEW), picture, note)
+    if has_boxes(prompt):
+        return card(server.picture(outputs, PREVIEW), picture, note)
+    return card(stack(references(server, prompt)), picture, note)
+
+
+def _has_adapter(server: Server, name: str) -> bool:
+    return (server.base / "models" / "ipadapter" / name).is_file()
+
+
+def has_boxes(prompt: dict[str, Any]) -> bool:
+    subjects = prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]["subjects"]
+    return any(subject["box"] for subject in subjects)
+
+
+def references(server: Server, prompt: dict[str, Any]) -> list[Image.Image]:
+    """The first two."""
+    names = (prompt[find(prompt, "LoadImage", f"Reference {n}")] for n in (1, 2))
+    files = (server.base / "input" / name["inputs"]["image"] for name in names)
+    return [Image.open(file).convert("RGB") for file in files]
+
+
+def stack(pictures: list[Image.Image]) -> Image.Image:
+    """Two pictures, the one above the other."""
+    edge = HEIGHT // 2
+    both = Image.new("RGB", (edge, HEIGHT))
+    for number, picture in enumerate(pictures):
+        both.paste(picture.resize((edge, edge)), (0, number * edge))
+    return both
 
 
 def draw_collage_card(server: Server, prompt: dict[str, Any]) -> Image.Image:
@@ -140,10 +180,8 @@ def draw_collage_card(server: Server, prompt: dict[str, Any]) -> Image.Image:
     prompt = use_micro_files(prompt, size["width"], size["height"], STEPS)
     name_sprites(prompt)
     prompt = {k: v for k, v in prompt.items() if v["class_type"] in ("LoadImage", "MSDLayout")}
-    if not any(s["box"] for s in prompt[find(prompt, "MSDLayout")]["inputs"]["layout"]["subjects"]):
-        names = (prompt[find(prompt, "LoadImage", f"Reference {n}")] for n in (1, 2))
-        files = (server.base / "input" / name["inputs"]["image"] for name in names)
-        first, second = (Image.open(file).convert("RGB") for file in files)
+    if not has_boxes(prompt):
+        first, second = references(server, prompt)
         return card(first, second, "references; model not run here")
     show_layout(prompt)
     outputs = server.run(prompt)
@@ -152,15 +190,17 @@ def draw_collage_card(server: Server, prompt: dict[str, Any]) -> Image.Image:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m lab.templates",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
+    )
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the micro family")
+    options = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory(prefix="ms-diffusion-") as folder:
             base = Path(folder)
-            shutil.copytree(MODELS, base / "models")
+            shutil.copytree(options.models, base / "models")
             save_segmenters(base / "models")
             save_sprites(base / "input")
             save_background(base / "input")
