@@ -65,7 +65,8 @@ test("elements of boxes and of Ideogram's prompts are read", () => {
   ];
   const prompt = { compositional_deconstruction: { background: "a table", elements } };
   const unplaced = [{ type: "text", desc: "a title" }, ...elements];
-  for (const raw of [elements, { elements }, prompt, unplaced])
+  const wordless = [elements[0], { ...elements[1], desc: null }];
+  for (const raw of [elements, { elements }, prompt, unplaced, wordless])
     assert.deepEqual(readText(JSON.stringify(raw)), { subjects, single: false });
   for (const bbox of [null, [250, 0, 750], [250, 0, 750, 1400], [750, 0, 250, 400], "a", {}]) {
     const read = readText(JSON.stringify([elements[0], { bbox, desc: "cup" }]));

@@ -49,9 +49,9 @@ function readElements(raw) {
   if (!Array.isArray(elements)) return null;
   const placed = elements.filter((element) => element?.bbox !== undefined);
   if (!placed.length) return null;
-  return placed.map(({ bbox, desc = "" }) => {
+  return placed.map(({ bbox, desc }) => {
     const [y0, x0, y1, x1] = [bbox].flat().map((value) => value / ELEMENT_SCALE);
-    return { phrase: desc, box: [x0, y0, x1, y1], weight: 1 };
+    return { phrase: desc ?? "", box: [x0, y0, x1, y1], weight: 1 };
   });
 }
 

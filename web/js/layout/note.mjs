@@ -77,9 +77,10 @@ export class Note {
     for (const [i, { off }] of list.entries()) {
       if (off) continue;
       if (isLeftOut(subjects, i)) return { words: text("leftOut", { n: i + 1 }) };
-      const { region, mask } = this.host.reference(i);
+      const reference = this.host.reference(i);
+      const { region, mask } = reference;
       if (region && mask && !mask.box) return { words: text("emptyRegion", { n: i + 1 }) };
-      const missing = this.missingOf(i);
+      const missing = this.missingOf(i, reference);
       if (missing.length) return { words: text("missing", { n: i + 1, what: missing.join(", ") }) };
     }
     return { words: text(list.length ? "order" : "empty"), complete: list.length > 0 };
@@ -91,11 +92,13 @@ export class Note {
     return count ? "linkedBoxes" : "linkedBoxesUnknown";
   }
 
-  /** @param {number} index of a subject */
-  missingOf(index) {
+  /**
+   * @param {number} index of a subject
+   * @param {import("./host.mjs").Reference} reference
+   */
+  missingOf(index, { linked, region }) {
     const { text } = this.host;
     const { phrase, box } = this.subjects.list[index];
-    const { linked, region } = this.host.reference(index);
     const missing = [];
     if (!linked) missing.push(text("reference"));
     if (!phrase.trim()) missing.push(text("phraseMissing"));

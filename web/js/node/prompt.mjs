@@ -1,7 +1,7 @@
 // The positive prompt that goes with a layout's subjects, as far as the graph shows it.
 
 import { linkInto } from "./links.mjs";
-import { sourceOf } from "./sources.mjs";
+import { sourceOf, upstream } from "./sources.mjs";
 
 /** @typedef {import("./links.mjs").HostNode} HostNode */
 /** @typedef {{node: HostNode, phrases: string}} Layout */
@@ -29,25 +29,6 @@ export function positivePrompt(layoutNode, subjects) {
   }
   if (!texts.length || texts.includes(null)) return null;
   return texts.join("\n");
-}
-
-/**
- * All nodes that a node's inputs come from.
- * @param {HostNode} node
- * @param {(input: HostNode["inputs"][number]) => boolean} follows whether an input counts
- */
-function upstream(node, follows) {
-  /** @type {Set<HostNode>} */
-  const found = new Set();
-  const left = [node];
-  for (let next = left.pop(); next; next = left.pop())
-    for (const input of next.inputs ?? []) {
-      const origin = follows(input) ? sourceOf(next, input.name)?.node : null;
-      if (!origin || found.has(origin)) continue;
-      found.add(origin);
-      left.push(origin);
-    }
-  return found;
 }
 
 /**

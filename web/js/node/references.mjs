@@ -20,7 +20,7 @@ import {
   reorderSockets,
   subjectLinks,
 } from "./sockets.mjs";
-import { comesFrom, sourceOf } from "./sources.mjs";
+import { sourceOf, upstream } from "./sources.mjs";
 import { holdUndoStep } from "./undo_steps.mjs";
 
 const MAX_WAITS = 60; // frames, for the host to add a socket
@@ -100,7 +100,9 @@ export class References {
     holdUndoStep();
     if (own && isOpenLoader(own) && sources.every((one, i) => i === index || one?.node !== own)) {
       setFile(own, name);
-      return !comesFrom(node, maskSocket(index), own) && this.dropMask(index);
+      const mask = sourceOf(node, maskSocket(index))?.node;
+      const isOfIt = mask && (mask === own || upstream(mask, () => true).has(own));
+      return !isOfIt && this.dropMask(index);
     }
     for (let waits = 0; slotOf(node, socket) < 0 && waits < MAX_WAITS; waits++) {
       await nextFrame(); // the host adds the next socket

@@ -29,25 +29,6 @@ const [MUTED, BYPASSED] = [2, 4]; // modes of a node
 const MAX_STEPS = 1000; // links in a circle have no source
 
 /**
- * Whether a slot's value comes from a node, directly or through others of the same graph.
- * @param {HostNode} node
- * @param {string} name of the slot
- * @param {HostNode} origin
- */
-export function comesFrom(node, name, origin) {
-  const seen = new Set([node]);
-  const waiting = [linkInto(node, slotOf(node, name))];
-  for (const link of waiting) {
-    const from = link && node.graph?.getNodeById(link.origin_id);
-    if (from === origin) return true;
-    if (!from || seen.has(from)) continue;
-    seen.add(from);
-    waiting.push(...from.inputs.map((_, index) => linkInto(from, index)));
-  }
-  return false;
-}
-
-/**
  * What the prompt will have for a slot.
  * @param {HostNode} node
  * @param {string} name
@@ -56,6 +37,25 @@ export function comesFrom(node, name, origin) {
 export function sourceOf(node, name) {
   const index = slotOf(node, name);
   return node.graph && index >= 0 ? throughInput({ node, around: null, steps: 0 }, index) : null;
+}
+
+/**
+ * All nodes that a node's inputs come from.
+ * @param {HostNode} node
+ * @param {(input: HostNode["inputs"][number]) => boolean} follows whether an input counts
+ */
+export function upstream(node, follows) {
+  /** @type {Set<HostNode>} */
+  const found = new Set();
+  const left = [node];
+  for (let next = left.pop(); next; next = left.pop())
+    for (const input of next.inputs ?? []) {
+      const origin = follows(input) ? sourceOf(next, input.name)?.node : null;
+      if (!origin || found.has(origin)) continue;
+      found.add(origin);
+      left.push(origin);
+    }
+  return found;
 }
 
 /**
