@@ -127,15 +127,13 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
     """A workflow's layout beside its picture, by the micro family, or beside its collage."""
     prompt = server.workflow(workflow)
     adapters = {n["inputs"]["adapter"] for n in prompt.values() if n["class_type"] == LOADER}
-    own = {name: file for name, file in OTHERS.items() if _has_adapter(server, file)}
-    if not adapters or not adapters <= FILES.keys() | own.keys():
+    there = server.base / "models" / "ipadapter"
+    files = FILES | {name: own for name, own in OTHERS.items() if (there / own).is_file()}
+    if not adapters or not adapters <= files.keys():
         return draw_collage_card(server, prompt)
-    own[CLIP_VISION_H] = FILES["clip_vision_g.safetensors"]
-    for node in prompt.values():
-        texts = {k: v for k, v in node["inputs"].items() if isinstance(v, str)}
-        node["inputs"] |= {k: own[v] for k, v in texts.items() if v in own}
+    files[CLIP_VISION_H] = files["clip_vision_g.safetensors"]
     without = bypass(prompt)
-    prompt = use_micro_files(prompt, *nearest_size(prompt), STEPS)
+    prompt = use_micro_files(prompt, *nearest_size(prompt), STEPS, files)
     describe_sprites(prompt)
     use_background(prompt)
     show_layout(prompt)
@@ -147,10 +145,6 @@ def draw_card(server: Server, workflow: Path) -> Image.Image:
     if has_boxes(prompt):
         return card(server.picture(outputs, PREVIEW), picture, note)
     return card(stack(references(server, prompt)), picture, note)
-
-
-def _has_adapter(server: Server, name: str) -> bool:
-    return (server.base / "models" / "ipadapter" / name).is_file()
 
 
 def has_boxes(prompt: dict[str, Any]) -> bool:

@@ -32,12 +32,14 @@ def find(prompt: dict[str, Any], kind: str, title: str = "") -> str:
     )
 
 
-def use_micro_files(prompt: dict[str, Any], width: int, height: int, steps: int) -> dict[str, Any]:
+def use_micro_files(
+    prompt: dict[str, Any], width: int, height: int, steps: int, files: dict[str, str] = FILES
+) -> dict[str, Any]:
     """The prompt with the micro family's files, the sprites as references and in the scene, another
     size in pixels and another number of steps."""
     for node in prompt.values():
         inputs, title = node["inputs"], node["_meta"]["title"]
-        inputs |= {k: FILES[v] for k, v in inputs.items() if isinstance(v, str) and v in FILES}
+        inputs |= {k: files[v] for k, v in inputs.items() if isinstance(v, str) and v in files}
         if node["class_type"] == "LoadImage" and title.startswith("Reference "):
             inputs["image"] = f"reference_{title.split()[1].rstrip(',')}.png"
         elif node["class_type"] == "LoadImage" and title.startswith("Scene"):

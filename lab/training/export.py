@@ -96,7 +96,8 @@ def import_family(models: Path, work: Path, dry_run: bool = False) -> None:
     try:
         autoencoder, family = _load_family(models)
     except (KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{models} doesn't hold the micro family: {_first_line(error)}") from None
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{models} doesn't hold the micro family: {first}") from None
     if dry_run:
         print(f"Would write stages vae and base to {work}. Nothing was written.")
         return
@@ -106,10 +107,6 @@ def import_family(models: Path, work: Path, dry_run: bool = False) -> None:
         save_state(
             StageState(settings.to_dict(), weights, weights, {}, samples=settings.samples), work
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _load_family(models: Path) -> tuple[Autoencoder, Family]:
