@@ -97,10 +97,14 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def quality(session: nox.Session) -> None:
-    """Sample the micro world's held-out scenes and write docs/quality.md (half an hour)."""
-    host = _install(session, "test")
-    for verb in ("sample", "report"):
-        session.run("python", "-m", "lab.evaluation", verb, env=_host_env(host))
+    """Make and score what is missing of the micro world's pictures, and write docs/quality.md and
+    docs/quality_placed.md (half an hour from nothing); -- MODELS is another folder of the family,
+    and what follows goes to lab.jobs run."""
+    models, *more = session.posargs or [str(ROOT / "lab" / "microworld" / "models")]
+    workflow = str(ROOT / "lab" / "evaluation" / "microworld.json")
+    lines = ("microworld", "--models", models)
+    more = ["--models", models, "--workflow", workflow, *more]
+    _evaluate(session, ROOT / ".lab" / "quality", lines, more, ("--sets", "judged"))
 
 
 @nox.session
@@ -110,14 +114,25 @@ def paper(session: nox.Session) -> None:
     if len(session.posargs) < 2:
         session.error("Name the set and its checkout: nox -s paper -- msbench CHECKOUT")
     name, checkout, *more = session.posargs
+    _evaluate(session, ROOT / ".lab" / "paper", (name, checkout), more)
+
+
+def _evaluate(
+    session: nox.Session,
+    work: Path,
+    bench: tuple[str, ...],
+    run: list[str],
+    score: tuple[str, ...] = (),
+) -> None:
+    """Lines of a bench, pictures, scores, page; run again, it goes on."""
     host = _install(session, "test", "scale", "evaluation")
-    work = ROOT / ".lab" / "paper"
-    lines, pictures, scores = (str(work / part) for part in (f"{name}.jsonl", name, "scores"))
+    name = bench[0]
+    lines, made, scores = (str(work / part) for part in (f"{name}.jsonl", name, "scores"))
     for module, *arguments in (
-        ("evaluation", name, checkout, "--out", lines),
-        ("jobs", "run", lines, "--out", pictures, *more),
-        ("evaluation", "score", lines, "--pictures", pictures, "--out", f"{scores}/{name}"),
-        ("evaluation", "report", "--scores", scores),
+        ("evaluation", *bench, "--out", lines),
+        ("jobs", "run", lines, "--out", made, *run),
+        ("evaluation", "score", lines, "--pictures", made, "--out", f"{scores}/{name}", *score),
+        ("evaluation", "report", "--scores", scores, "--pictures", made),
     ):
         # Lines that can't be made or scored end these with 1; the page lists them.
         codes = [0, 1] if arguments[0] in ("run", "score") else [0]

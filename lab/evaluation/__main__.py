@@ -1,34 +1,29 @@
-"""How good the micro family is: samples held-out scenes in the real host through the pack's nodes,
-and scores them by the judge.
+"""Evaluations: job lines for lab.jobs, figures of the pictures that it made of them, and pages.
 
-    python -m lab.evaluation sample    write the pictures that the work folder lacks
-    python -m lab.evaluation report    score them, and write docs/quality.md and
-                                       docs/quality_placed.md, each if it has pictures
-
-and the job lines of the sets that MS-Diffusion's paper reports, for lab.jobs:
-
+    python -m lab.evaluation microworld --out microworld.jsonl             held-out drawn scenes
     python -m lab.evaluation msbench CHECKOUT --out msbench.jsonl          two and three subjects
     python -m lab.evaluation dreambench CHECKOUT --out dreambench.jsonl    one subject
 
-and figures of the pictures that lab.jobs made of such lines (docs/evaluation.md):
-
     python -m lab.evaluation score msbench.jsonl --pictures pictures/ --out scores/msbench/
-    python -m lab.evaluation report --scores scores/    write docs/published.md
+    python -m lab.evaluation report --scores scores/
+
+docs/evaluation.md says more.
 """
 
 import argparse
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from lab import ROOT
-from lab.evaluation import dreambench, msbench
-from lab.evaluation.cases import CASES, PLACED_CASES, PlacedCase
-from lab.evaluation.samples import save_lines
+from lab.evaluation import dreambench, microworld, msbench
+from lab.evaluation.cases import CASES, MANY
+from lab.evaluation.samples import sample_lines, save_lines
+from lab.jobs.engines import positive
 from lab.microworld import MODELS
+from lab.microworld.judge import JUDGE
 
 BENCHES = {"msbench": msbench, "dreambench": dreambench}
 
@@ -47,17 +42,15 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
         signal.signal(number, signal.default_int_handler)
     try:
-        if options.command in BENCHES:
+        if options.command in (*BENCHES, "microworld"):
             write_lines(options)
-        elif options.command == "sample":
-            sample_cases(options)
         elif options.command == "score":
             from lab.evaluation.scoring import score
 
             if not score(options):
                 sys.exit(1)
         else:
-            report_cases(options)
+            write_pages(options)
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on.")
     except ModuleNotFoundError as error:
@@ -75,20 +68,12 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    sample = commands.add_parser("sample", help="write the pictures that the work folder lacks")
-    names = [case.name for case in (*CASES, *PLACED_CASES)]
-    sample.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=", ".join(names))
-    sample.add_argument("--count", type=int, help="scenes of each case")
-    report = commands.add_parser("report", help="score them, and write the pages")
-    report.add_argument(
-        "--scores",
-        type=Path,
-        help="write the page of the paper's sets instead, from this folder with msbench/ and "
-        "dreambench/ as score writes them",
-    )
-    for command in (sample, report):
-        command.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
-        command.add_argument("--work", type=Path, default=ROOT / ".lab" / "quality")
+    micro = commands.add_parser("microworld", help="write job lines of the micro world, and scenes")
+    micro.add_argument("--out", type=Path, required=True, help="file of the lines")
+    micro.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
+    names = [case.name for case in CASES]
+    micro.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=", ".join(names))
+    micro.add_argument("--count", type=positive, help=f"scenes of each case, of {MANY}")
     for name, whose in (("msbench", "MS-Diffusion's"), ("dreambench", "DreamBooth's")):
         bench = commands.add_parser(name, help=f"write job lines of {whose} evaluation")
         bench.add_argument("checkout", type=Path, help=f"of {whose} repository")
@@ -100,25 +85,36 @@ def parse() -> argparse.Namespace:
     score.add_argument(
         "--sets",
         nargs="+",
-        choices=("paper", "detected"),
+        choices=("paper", "detected", "judged"),
         default=("paper", "detected"),
-        help="figures of whole pictures, of what is found in them; by default both",
+        help="figures of whole pictures, of what is found in them; by default these two; or of "
+        "what the micro world's judge sees",
     )
     for name, there in ENCODERS.items():
         words = (
             f"a folder as transformers saves it, or a name in the hub's cache; by default {there}"
         )
         score.add_argument(f"--{name}", default=there, metavar="MODEL", help=words)
+    score.add_argument("--judge", type=Path, default=JUDGE, help="file of the micro world's judge")
     score.add_argument(
         "--device", choices=("cpu", "cuda"), help="by default cuda if there is one, else cpu"
     )
+    report = commands.add_parser("report", help="write the pages of scores")
+    report.add_argument(
+        "--scores",
+        type=Path,
+        required=True,
+        help="folder with msbench/, dreambench/ or microworld/ as score writes them",
+    )
+    report.add_argument("--pictures", type=Path, help="of the micro world, for contact sheets")
+    report.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the pages")
     for command in commands.choices.values():
         command.add_argument(
             "--dry-run", action="store_true", help="say what would be done, write nothing"
         )
     options = parser.parse_args()
-    if options.command == "sample" and options.count is not None and options.count < 1:
-        parser.error("--count must be at least 1")
+    if options.command == "microworld" and (options.count or 0) > MANY:
+        parser.error(f"--count must be at most {MANY}, got {options.count}")
     if options.command == "score" and options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, and PyTorch sees none")
     return options
@@ -126,91 +122,37 @@ def parse() -> argparse.Namespace:
 
 def write_lines(options: argparse.Namespace) -> None:
     """Write the job lines of a benchmark."""
-    samples = BENCHES[options.command].read_samples(options.checkout)
-    combinations = len({sample.combination for sample in samples})
-    if options.out.is_dir() or options.out.parent.is_file():
+    folder = options.out.resolve().parent
+    if options.out.is_dir() or folder.is_file():
         raise FileExistsError(f"--out: expected a file in a folder, got {options.out}.")
+    cases = []
+    if options.command == "microworld":
+        if not options.models.is_dir():
+            raise FileNotFoundError(f"--models: {options.models} is no folder.")
+        cases = microworld.choose_cases(options.models, options.only, options.count)
+        lines = [line for case in cases for line in microworld.case_lines(case)]
+    else:
+        lines = sample_lines(BENCHES[options.command].read_samples(options.checkout), folder)
+    count = f"{len(lines)} lines of {len({line['name'] for line in lines})} combinations"
     if options.dry_run:
-        print(f"{len(samples)} lines of {combinations} combinations would go to {options.out}.")
+        print(f"{count} would go to {options.out}.")
         return
-    save_lines(samples, options.out)
-    print(f"Wrote {len(samples)} lines of {combinations} combinations to {options.out}.")
+    if cases:
+        microworld.save_scenes(cases, folder)
+    save_lines(lines, options.out)
+    print(f"Wrote {count} to {options.out}.")
 
 
-def sample_cases(options: argparse.Namespace) -> None:
-    """Write the pictures of each case to a file of its own; those that are there stay."""
-    if not options.models.is_dir():
-        raise FileNotFoundError(f"--models: {options.models} is no folder.")
-    left = []
-    for case in (*CASES, *PLACED_CASES):
-        if (options.work / f"{case.name}.pt").exists():
-            continue
-        if options.only and case.name not in options.only:
-            continue
-        adapter = getattr(case, "adapter", None)
-        if adapter and not any(options.models.glob(f"*/{adapter}")):
-            print(f"{case.name}: there is no {adapter}")
-        else:
-            left.append(case)
+def write_pages(options: argparse.Namespace) -> None:
+    """Write the pages of the scores that are there."""
+    from lab.evaluation.report import find_scores, report
+
     if options.dry_run:
-        for case in left:
-            print(f"{case.name}: {options.count or case.count} pictures to sample")
-        print("Nothing was sampled or written.")
-        return
-    from lab.evaluation.placed import sample_placed
-    from lab.evaluation.sampling import sample
-    from lab.host.in_process import load_host
-    from lab.host.sampler import FluxSampler, Sampler
-
-    torch.set_num_threads(1)
-    options.work.mkdir(parents=True, exist_ok=True)
-    nodes = load_host()
-    for case in left:
-        start = time.monotonic()
-        count = options.count or case.count
-        if isinstance(case, PlacedCase):
-            pictures = sample_placed(case, FluxSampler(nodes, options.models), count)
-        else:
-            pictures = sample(case, Sampler(nodes, options.models, case.adapter), count)
-        torch.save((pictures * 255).round().byte(), options.work / f"{case.name}.pt")
-        seconds = (time.monotonic() - start) / len(pictures)
-        print(f"{case.name}: {len(pictures)} pictures, {seconds:.2f} s each", flush=True)
-
-
-def report_cases(options: argparse.Namespace) -> None:
-    """Write the page of the paper's sets; or that of the adapter's cases and that of placed
-    references, each if it has pictures."""
-    if options.scores:
-        from lab.evaluation.paper_report import find_scores, report_paper
-
-        if options.dry_run:
-            sets = [
-                f"{bench}/{name}"
-                for bench, of in find_scores(options.scores).items()
-                for name in of
-            ]
-            print(f"There are scores of {', '.join(sets)}. Nothing was written.")
-        else:
-            report_paper(options.scores)
-        return
-    from lab.evaluation.placed import report_placed
-    from lab.evaluation.quality import report_quality
-
-    work, models = options.work, options.models
-    there = [case for case in (*CASES, *PLACED_CASES) if (work / f"{case.name}.pt").exists()]
-    placed = any(case in PLACED_CASES for case in there)
-    adapters = not placed or any(case in CASES for case in there)
-    if not there:
-        raise FileNotFoundError(
-            f"{work} has no pictures. Sample them first: python -m lab.evaluation sample."
-        )
-    if options.dry_run:
-        print(f"{len(there)} cases have pictures. Nothing was scored or written.")
-        return
-    if placed:
-        report_placed(work, models)
-    if adapters:
-        report_quality(work, models)
+        found = find_scores(options.scores)
+        sets = [f"{bench}/{name}" for bench, of in found.items() for name in of]
+        print(f"There are scores of {', '.join(sets)}. Nothing was written.")
+    else:
+        report(options.scores, options.pictures, options.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The cases of the evaluation: held-out scenes, and the ways to sample them."""
+"""The cases of the micro world's evaluation: held-out scenes, and the ways to sample them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,36 +21,70 @@ from lab.microworld.scenes import (
 
 FEW, SOME, MANY = 32, 100, 200  # scenes
 SETS = ("two", "three", "overlapping", "upright", "wide", "small")
-WITHOUT_MASKS = "ms_adapter_micro_without_masks.safetensors"
+OF_FLUX = "small"  # the set of the micro Flux, which draws nothing larger
+ADAPTER = "ms_adapter_micro.safetensors"
+PROMPT = "the prompt"  # where an input is it
+# Inputs of microworld.json, by the titles of its nodes.
+EVERYWHERE = {"MSD Apply": {"subjects": ["everywhere", 0]}}
+AUTO_LAYOUT = {
+    "MSD Auto Layout": {"prompt": PROMPT},
+    "MSD Apply": {"subjects": ["auto layout", 0]},
+}
+FLUX = {"Positive prompt": {"clip": ["flux", 1]}, "Negative prompt": {"clip": ["flux", 1]}}
+OWN_TEXTS = "MSD Place References, own texts"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to sample one set of scenes."""
+    """One way to get pictures of one set of scenes.
+
+    Attributes:
+        weight: of MSD Apply; of every subject where the micro Flux samples.
+        full_caption: the prompt names looks, not shapes alone.
+        shift: of the boxes, as a fraction of their size.
+        inputs: of the workflow, by title and name.
+        sampled: else the pictures come from the scenes as drawn.
+    """
 
     name: str
     scenes: str = "two"
     count: int = FEW
     weight: float = 1.0
-    masks: bool = True
-    grounding: bool = True
-    full_caption: bool = False  # and no references
-    shift: float = 0.0  # of the boxes, as a fraction of their size
-    auto_layout: bool = False
-    adapter: str = "ms_adapter_micro.safetensors"
+    full_caption: bool = False
+    shift: float = 0.0
+    adapter: str = ADAPTER
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sampled: bool = True
+
+
+def _placed(model: str) -> dict[str, dict[str, Any]]:
+    """Inputs for the micro Flux, from a node of the workflow that gives a model."""
+    sampled = {"model": [model, 0], "positive": ["referenced", 0], "scheduler": "simple"}
+    return {**FLUX, "KSampler": sampled}
+
+
+def _placed_with_texts(first_stage: float = 0.0) -> dict[str, dict[str, Any]]:
+    """Each subject's phrase in the prompt is its own."""
+    texts = {"prompt": PROMPT, "first_stage": first_stage}
+    return {**_placed("placed, own texts"), OWN_TEXTS: texts}
 
 
 CASES = (
     Case("masks", count=MANY),
-    Case("without masks", masks=False, count=48, adapter=WITHOUT_MASKS),
-    Case("masks switched off", masks=False, count=48),
-    Case("text only", full_caption=True, count=60),
-    Case("no grounding", grounding=False, count=48),
+    Case(
+        "without masks",
+        count=48,
+        adapter="ms_adapter_micro_without_masks.safetensors",
+        inputs=EVERYWHERE,
+    ),
+    Case("masks switched off", count=48, inputs=EVERYWHERE),
+    Case("text only", full_caption=True, count=60, weight=0.0),
+    Case("no grounding", count=48, inputs={"MSD Ground References": {"use_grounding": False}}),
     Case("three subjects", "three"),
     Case("overlapping", "overlapping"),
     Case("upright 2:3", "upright", count=SOME),
     Case("wide 3:2", "wide", count=SOME),
-    Case("shifted boxes, auto layout", shift=0.15, auto_layout=True),
+    Case("shifted boxes, auto layout", shift=0.15, inputs=AUTO_LAYOUT),
     Case("weight 0", weight=0.0),
     Case("weight 0.3", weight=0.3),
     Case("weight 0.6", weight=0.6),
@@ -56,29 +92,29 @@ CASES = (
     Case("shifted boxes, fixed", shift=0.15),
     Case("IP-Adapter, boxes", count=SOME, adapter="ip_adapter_micro.safetensors"),
     Case("MIP-Adapter, names", count=SOME, adapter="mip_adapter_micro.safetensors"),
+    Case("not placed", OF_FLUX, SOME, inputs=_placed("flux")),
+    Case("placed, text shared", OF_FLUX, SOME, inputs=_placed("placed")),
+    Case("placed, own texts", OF_FLUX, SOME, inputs=_placed_with_texts()),
+    Case("placed, own texts, first stage 0.1", OF_FLUX, SOME, inputs=_placed_with_texts(0.1)),
+    Case("placed, own texts, first stage 0.3", OF_FLUX, SOME, inputs=_placed_with_texts(0.3)),
+    Case("the same, weight 2", OF_FLUX, SOME, weight=2.0, inputs=_placed_with_texts(0.3)),
 )
+AS_DRAWN = "as drawn, "  # and the name of a set
+ROUND_TRIP = "VAE round trip, "  # the ceiling of every figure
 
 
-@dataclass(frozen=True)
-class PlacedCase:
-    """One way to sample the scenes "small" by the micro Flux."""
-
-    name: str
-    place: bool = True
-    own_texts: bool = False  # each subject's phrase in the prompt is its own
-    first_stage: float = 0.0
-    weight: float = 1.0
-    count: int = SOME
-
-
-PLACED_CASES = (
-    PlacedCase("not placed", place=False),
-    PlacedCase("placed, text shared"),
-    PlacedCase("placed, own texts", own_texts=True),
-    PlacedCase("placed, own texts, first stage 0.1", own_texts=True, first_stage=0.1),
-    PlacedCase("placed, own texts, first stage 0.3", own_texts=True, first_stage=0.3),
-    PlacedCase("the same, weight 2", own_texts=True, first_stage=0.3, weight=2.0),
-)
+def drawn_cases(scenes: str, count: int) -> tuple[Case, ...]:
+    """What the judge says of a set's scenes themselves."""
+    return tuple(
+        Case(
+            f"{name}{scenes}",
+            scenes,
+            count,
+            inputs={"Save Image": {"images": [node, 0]}},
+            sampled=False,
+        )
+        for name, node in ((AS_DRAWN, "scene"), (ROUND_TRIP, "round trip"))
+    )
 
 
 @dataclass
@@ -91,6 +127,7 @@ class HeldOut:
     subjects: int
 
 
+@cache
 def draw_held_out(name: str) -> HeldOut:
     """A set of SETS by name. Training never draws its seeds, nor shows its combinations of shape,
     texture and colour."""
@@ -121,4 +158,4 @@ def shifted(boxes: Tensor, share: float, seed: int) -> Tensor:
     move = torch.stack([angle.cos(), angle.sin()], -1) * share * (boxes[..., 2:] - boxes[..., :2])
     low = torch.maximum(move, -boxes[..., :2])
     move = torch.minimum(low, 1 - boxes[..., 2:])
-    return boxes + move.repeat(*[1] * (boxes.ndim - 1), 2)
+    return (boxes + move.repeat(*[1] * (boxes.ndim - 1), 2)).clamp(0, 1)

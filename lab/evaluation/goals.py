@@ -2,21 +2,10 @@
 
 from collections.abc import Iterator
 
+from lab.evaluation.cases import ROUND_TRIP
+from lab.evaluation.judged import COLUMNS
 from lab.evaluation.statistics import Interval, Scores, difference, mean_and_interval, ratio
 
-COLUMNS = {
-    "iou": "IoU",
-    "miss": "missed",
-    "outside": "outside",
-    "shape": "shape",
-    "texture": "texture",
-    "colour": "colour",
-    "confused_colour": "confused, by mean colour",
-    "confused": "confused, by the judge",
-    "anywhere": "shape and hue anywhere",
-    "background": "background",
-}
-ROUND_TRIP = "VAE round trip, "
 Measured = tuple[str, str, Interval]  # what, its goal, its value
 
 

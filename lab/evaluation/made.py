@@ -28,7 +28,7 @@ class Made:
 
     number: int  # of the line
     name: str  # the line's own; what has the same is one combination
-    prompt: str
+    prompt: str  # empty where the line leaves it to the workflow
     subjects: tuple[Subject, ...]
     id: str  # of the picture, empty if there is none
     picture: Path
@@ -63,8 +63,18 @@ def read_made(lines: Path, pictures: Path) -> list[Made]:
             picture = of_line[0]["id"] if of_line else ""
         name = line.get("name") or f"line {number}"
         path = folder.picture(picture)
-        found.append(Made(number, name, line["prompt"], subjects, picture, path))
+        found.append(Made(number, name, line.get("prompt", ""), subjects, picture, path))
     return found
+
+
+def check_subjects(made: Made) -> None:
+    """Raises ValueError: a line without prompt, subjects or their phrases can't be scored by
+    them."""
+    if not made.subjects or not made.prompt:
+        raise ValueError("a line needs prompt and subjects to be scored by.")
+    for number, subject in enumerate(made.subjects, 1):
+        if not subject.phrase:
+            raise ValueError(f"subject {number} has no phrase to look for.")
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -87,16 +97,12 @@ def _content(line: dict[str, Any]) -> str:
 
 
 def _subjects(line: dict[str, Any], folder: Path) -> tuple[Subject, ...]:
-    if not line.get("subjects") or not line.get("prompt"):
-        raise ValueError("a line needs prompt and subjects to be scored by.")
     subjects = []
-    for number, given in enumerate(line["subjects"], 1):
-        if not given.get("phrase"):
-            raise ValueError(f"subject {number} has no phrase to look for.")
+    for given in line.get("subjects", []):
         reference = folder / given["reference"]
         if not reference.is_file():
             raise FileNotFoundError(f"the picture {reference} doesn't exist.")
-        subjects.append(Subject(given["phrase"], tuple(given["box"]), reference))
+        subjects.append(Subject(given.get("phrase", ""), tuple(given["box"]), reference))
     return tuple(subjects)
 
 

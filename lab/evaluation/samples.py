@@ -1,9 +1,13 @@
-"""The samples of a benchmark, and their job lines."""
+"""The samples of a benchmark, and job lines."""
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]  # as lab.jobs reads it
 
 
 @dataclass(frozen=True)
@@ -22,24 +26,24 @@ class Sample:
         return f"{self.kind}/{names}"
 
 
-def save_lines(samples: list[Sample], path: Path) -> None:
-    """Write a job line for each, as `lab.jobs` reads them."""
-    folder = path.resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for number, sample in enumerate(samples, 1):
-            rows = zip(sample.phrases, sample.boxes, sample.photos, strict=True)
-            line = {
-                "name": sample.combination,
-                "prompt": sample.prompt,
-                "seed": number,
-                "subjects": [
-                    {
-                        "phrase": phrase,
-                        "box": box,
-                        "reference": Path(os.path.relpath(photo.resolve(), folder)).as_posix(),
-                    }
-                    for phrase, box, photo in rows
-                ],
+def sample_lines(samples: list[Sample], folder: Path) -> list[Line]:
+    """A job line for each, in a file of this folder."""
+    lines = []
+    for number, sample in enumerate(samples, 1):
+        rows = zip(sample.phrases, sample.boxes, sample.photos, strict=True)
+        subjects = [
+            {
+                "phrase": phrase,
+                "box": box,
+                "reference": Path(os.path.relpath(photo.resolve(), folder.resolve())).as_posix(),
             }
-            file.write(json.dumps(line) + "\n")
+            for phrase, box, photo in rows
+        ]
+        line = {"name": sample.combination, "prompt": sample.prompt, "seed": number}
+        lines.append({**line, "subjects": subjects})
+    return lines
+
+
+def save_lines(lines: Iterable[Line], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")

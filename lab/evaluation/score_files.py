@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lab.evaluation import detected, paper
+from lab.evaluation import detected, judged, paper
 
 VERSION = "1"  # of the scores: another one where the same picture would get another score
 NUMBERS, TEXTS, BOXES = (
@@ -33,8 +33,11 @@ COLUMNS = {
         "found_boxes": BOXES,
         "found_scores": NUMBERS,
     },
+    "judged": dict.fromkeys(judged.COLUMNS, NUMBERS),
 }
 Row = dict[str, Any]
+Rows = dict[int, Row]  # by number of the line
+Scored = tuple[dict[str, str], Rows]  # what made the scores, and these
 
 
 class ScoreFiles:
@@ -53,7 +56,7 @@ class ScoreFiles:
         self.made_by = {"version": VERSION, "set": set_name, **made_by}
         metadata = {"made_by": json.dumps(self.made_by)}
         self.schema = pa.schema({**COMMON, **COLUMNS[set_name]}, metadata)
-        self.rows: dict[int, Row] = {}
+        self.rows: Rows = {}
         if path.exists():
             before, self.rows = read_scores(path)
             changed = "; ".join(
@@ -76,13 +79,13 @@ class ScoreFiles:
         self.rows |= {row["number"]: row for row in rows}
 
 
-def read_scores(path: Path) -> tuple[dict[str, str], dict[int, Row]]:
+def read_scores(path: Path) -> Scored:
     """What made the scores of a folder, and its rows by number of the line, the last of each.
 
     Raises ValueError: it isn't such a folder, or it is of several versions.
     """
     made_by: dict[str, str] = {}
-    rows: dict[int, Row] = {}
+    rows: Rows = {}
     for file in sorted(path.glob("*.parquet")):
         try:
             table = pq.read_table(file)

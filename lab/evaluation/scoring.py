@@ -8,26 +8,32 @@ import torch
 
 from lab.evaluation.detected import Detected
 from lab.evaluation.encoders import Clip, Detector, Dino
+from lab.evaluation.judged import Judged
 from lab.evaluation.made import Made, read_made
 from lab.evaluation.paper import Paper
 from lab.evaluation.score_files import ScoreFiles
 from lab.jobs.folder import Folder
+from lab.jobs.lines import naming_line
 from lab.progress import Progress
 
 PORTION = 50  # lines a file: what a killed run loses at most
 FEW = 5  # lines without scores that are named
 
 
-class Judge(Protocol):
+class Figures(Protocol):
     """A set of figures."""
 
     made_by: dict[str, str]
 
+    def check(self, made: Made) -> None: ...
+
     def score(self, made: Made) -> dict[str, Any]: ...
 
 
-def load_judge(name: str, options: argparse.Namespace) -> Judge:
-    """A set by name, with the encoders that the options name."""
+def load_figures(name: str, options: argparse.Namespace) -> Figures:
+    """A set by name, with the networks that the options name."""
+    if name == "judged":
+        return Judged(options.judge)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "paper":
         return Paper(Clip(options.clip, device), Dino(options.dino, device))
@@ -47,8 +53,11 @@ def score(options: argparse.Namespace) -> bool:
     made_by = {"lines": lines, **Folder(options.pictures).versions()}
     complete = True
     for name in options.sets:
-        judge = load_judge(name, options)
-        files = ScoreFiles(options.out / name, name, {**made_by, **judge.made_by})
+        figures = load_figures(name, options)
+        for line in made:
+            with naming_line(options.lines, line.number):
+                figures.check(line)
+        files = ScoreFiles(options.out / name, name, {**made_by, **figures.made_by})
         left = [line for line in made if not _is_scored(line, files)]
         without = sum(not line.id for line in left)
         print(
@@ -57,14 +66,14 @@ def score(options: argparse.Namespace) -> bool:
         )
         if options.dry_run:
             continue
-        score_lines(judge, files, left)
+        score_lines(figures, files, left)
         complete &= print_failures(name, files)
     if options.dry_run:
         print("Nothing was scored or written.")
     return complete
 
 
-def score_lines(judge: Judge, files: ScoreFiles, lines: list[Made]) -> None:
+def score_lines(figures: Figures, files: ScoreFiles, lines: list[Made]) -> None:
     """Score lines; what was scored is written whatever happens."""
     progress, failed, rows = Progress(len(lines)), 0, []
     try:
@@ -73,7 +82,7 @@ def score_lines(judge: Judge, files: ScoreFiles, lines: list[Made]) -> None:
             try:
                 if not made.id:
                     raise ValueError("It has no picture.")
-                row |= judge.score(made)
+                row |= figures.score(made)
             except (OSError, ValueError, RuntimeError) as error:
                 failed += 1
                 row["error"] = (str(error) or type(error).__name__).splitlines()[0]

@@ -1,33 +1,47 @@
-"""The contact sheet of sampled pictures."""
+"""Contact sheets of the micro world's pictures."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
+from lab.evaluation.cases import draw_held_out
+from lab.evaluation.made import open_picture
 from lab.microworld.scenes import to_pil
 
+SHOWN = 10  # scenes
 
-def save_sheet(rows: list[Tensor], path: Path, height: int = 128) -> None:
-    """Write rows of pictures [n, 3, H, W] as one picture."""
+
+def save_sheet(cases: Mapping[str, Sequence[Path]], scenes: str, path: Path) -> None:
+    """Write a picture of rows: the references of a set's first scenes, then the pictures of each
+    case with the asked boxes.
+
+    Args:
+        cases: pictures by case, in the scenes' order.
+    """
+    held_out, count = draw_held_out(scenes), min(SHOWN, *map(len, cases.values()))
+    boxes = held_out.scenes.boxes[:count]
+    rows = [held_out.references[:count, j] for j in range(held_out.subjects)]
+    for pictures in cases.values():
+        shown = torch.stack([to_tensor(open_picture(picture)) for picture in pictures[:count]])
+        rows.append(_with_boxes(shown, boxes))
+    height = held_out.scenes.picture.shape[-2]
     strips = [
         torch.cat(list(F.interpolate(row, (height, height * row.shape[-1] // row.shape[-2]))), -1)
         for row in rows
     ]
-    width = max(strip.shape[-1] for strip in strips)
-    sheet = torch.cat([F.pad(s, (0, width - s.shape[-1]), value=1.0) for s in strips], -2)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = torch.cat(strips, -2)
     to_pil(sheet).save(path)
 
 
-def with_boxes(pictures: Tensor, boxes: Tensor) -> Tensor:
+def _with_boxes(pictures: Tensor, boxes: Tensor) -> Tensor:
     """Pictures [n, 3, H, W] with the outlines of their boxes [n, S, 4] drawn in."""
-    pictures = pictures.clone()
     height, width = pictures.shape[-2:]
     colours = torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.9, 1.0], [1.0, 0.3, 0.9]])[:, :, None]
-    for i, of_picture in enumerate(boxes):
-        picture = pictures[i]
+    for picture, of_picture in zip(pictures, boxes, strict=True):
         for box, colour in zip(of_picture, colours, strict=False):
             if not box.any():
                 continue

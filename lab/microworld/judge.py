@@ -9,11 +9,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lab.microworld import MODELS
 from lab.microworld.scenes import COLOURS, SHAPES, TEXTURES
 
+JUDGE = MODELS / "judge" / "judge.safetensors"
 WINDOW, MARGIN = 40, 0.12  # pixels of a window, and how much more than its box it shows
 NOTHING = len(SHAPES)  # class of a window without a sprite
 
@@ -105,11 +108,20 @@ def windows(pictures: Tensor, boxes: Tensor) -> Tensor:
     return F.grid_sample(pictures, grid.movedim(0, -1), padding_mode="border", align_corners=False)
 
 
-def load_judge(models: Path) -> Judge:
-    """The trained judge of a folder of models, in float32."""
+def load_judge(path: Path) -> Judge:
+    """The trained judge from its file, in float32.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it's another network's.
+    """
     judge = Judge()
-    weights = load_file(models / "judge" / "judge.safetensors")
-    judge.load_state_dict(
-        {k: v.float() if v.dtype == torch.half else v for k, v in weights.items()}
-    )
+    try:
+        weights = load_file(path)
+        judge.load_state_dict(
+            {k: v.float() if v.dtype == torch.half else v for k, v in weights.items()}
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--judge: {path} doesn't exist.") from None
+    except (OSError, SafetensorError, RuntimeError):
+        raise ValueError(f"--judge: {path} isn't the micro world's judge.") from None
     return judge.eval()

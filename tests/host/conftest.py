@@ -308,3 +308,16 @@ def prompt(server: Server) -> dict[str, Any]:
     from prompts import load
 
     return load(server, ROOT / "example_workflows" / "MS-Diffusion, two subjects.json")
+
+
+@pytest.fixture(scope="module")
+def evaluation(registry: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The micro world's `Evaluation` in this host, which has its nodes meanwhile."""
+    from measured import Evaluation
+
+    from lab.microworld import pack as own
+
+    registry.update(own.NODE_CLASS_MAPPINGS)
+    yield Evaluation(registry, tmp_path_factory.mktemp("evaluation"))
+    for name in own.NODE_CLASS_MAPPINGS:
+        del registry[name]

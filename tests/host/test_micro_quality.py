@@ -5,39 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
+from measured import Evaluation
 from torch import Tensor
 
-import lab.microworld.pack  # noqa: F401
-from lab.evaluation.cases import CASES, draw_held_out
+from lab.evaluation.cases import CASES, EVERYWHERE, drawn_cases
 from lab.evaluation.guard import out_of_bounds
-from lab.evaluation.metrics import score
-from lab.evaluation.sampling import round_trip, sample
 from lab.evaluation.statistics import Scores, mean_and_interval
-from lab.host.sampler import Sampler
-from lab.microworld import MODELS
-from lab.microworld.judge import Judge, load_judge
 
 MASKS = next(case for case in CASES if case.name == "masks")
 FEW = 12
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return load_judge(MODELS)
-
-
-@pytest.fixture(scope="module")
-def sampler(registry: dict[str, Any]) -> Sampler:
-    return Sampler(registry, MODELS)
-
-
-@pytest.fixture(scope="module")
-def measure(judge: Judge, sampler: Sampler) -> Callable[..., Scores]:
-    held_out = draw_held_out("two")
-
+@pytest.fixture
+def measure(evaluation: Evaluation) -> Callable[..., Scores]:
     def scores(count: int = FEW, **changes: Any) -> Scores:
-        return score(judge, held_out, sample(replace(MASKS, **changes), sampler, count))
+        return evaluation.scores(replace(MASKS, count=count, **changes))
 
     return scores
 
@@ -46,11 +28,9 @@ def test_32_scenes_are_within_the_out_of_bounds(measure: Callable[..., Scores]) 
     assert out_of_bounds(measure(32)) == []
 
 
-def test_the_judge_knows_the_generator(judge: Judge, sampler: Sampler) -> None:
-    held_out = draw_held_out("two")
-    drawn = held_out.scenes.picture[:32]
-    for pictures in (drawn, round_trip(sampler.vae, drawn)):
-        scores = score(judge, held_out, pictures)
+def test_the_judge_knows_the_generator(evaluation: Evaluation) -> None:
+    for case in drawn_cases("two", 32):
+        scores = evaluation.scores(case)
         assert out_of_bounds(scores) == []
         for name in ("shape", "texture", "colour"):
             assert mean_and_interval(scores[name])[0] > 0.9
@@ -70,7 +50,7 @@ def test_transposed_masks_trip(
 
 
 def test_missing_masks_trip(measure: Callable[..., Scores]) -> None:
-    assert "confused" in out_of_bounds(measure(masks=False))
+    assert "confused" in out_of_bounds(measure(inputs=EVERYWHERE))
 
 
 def test_a_layer_table_off_by_one_trips(
@@ -96,27 +76,30 @@ def test_a_layer_table_off_by_one_trips(
 
 def test_dropped_grounding_trips(measure: Callable[..., Scores]) -> None:
     """The tokens no longer say where in its cell an edge lies."""
-    assert "iou" in out_of_bounds(measure(grounding=False))
+    assert "iou" in out_of_bounds(
+        measure(inputs={"MSD Ground References": {"use_grounding": False}})
+    )
 
 
 def test_swapped_subjects_trip(
-    measure: Callable[..., Scores], sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+    measure: Callable[..., Scores], pack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Sampler.subjects
+    right = pack.MSDGroundReferences.execute.__func__
 
-    def swapped(self: Sampler, *arguments: Any) -> Any:
-        subjects = right(self, *arguments)
-        first, second = subjects.subjects
+    def swapped(node: Any, *arguments: Any, **inputs: Any) -> Any:
+        output = right(node, *arguments, **inputs)
+        first, second = output.result[0].subjects
         exchanged = (
             replace(first, image_tokens=second.image_tokens),
             replace(second, image_tokens=first.image_tokens),
         )
-        return replace(subjects, subjects=exchanged)
+        output.args = (replace(output.result[0], subjects=exchanged),)
+        return output
 
-    monkeypatch.setattr(Sampler, "subjects", swapped)
+    monkeypatch.setattr(pack.MSDGroundReferences, "execute", classmethod(swapped))
     assert {"confused", "confused_colour"} <= set(out_of_bounds(measure()))
 
 
-def test_sampling_is_repeatable(sampler: Sampler) -> None:
-    first, again = (sample(MASKS, sampler, 1) for _ in range(2))
-    assert torch.equal(first, again)
+def test_sampling_is_repeatable(evaluation: Evaluation) -> None:
+    first, again = (evaluation.made(replace(MASKS, count=1)) for _ in range(2))
+    assert first[0].picture.read_bytes() == again[0].picture.read_bytes()

@@ -107,8 +107,9 @@ def test_later_stages_can_go_on_from_the_files(work: Path, models: Path, tmp_pat
 
 
 def test_the_files_run_in_the_host(models: Path, registry: dict[str, Any]) -> None:
+    from micro_samplers import Sampler
+
     import lab.microworld.pack  # noqa: F401
-    from lab.host.sampler import Sampler
 
     files = {p.relative_to(models).as_posix(): p for p in models.rglob("*.safetensors")}
     assert set(files) == {
@@ -136,9 +137,10 @@ def test_what_the_host_samples_is_what_was_trained(
     work: Path, models: Path, registry: dict[str, Any], stage: str
 ) -> None:
     """A picture through the nodes, and the same by the training's own modules and plain Euler."""
+    from micro_samplers import Sampler
+
     import lab.microworld.pack  # noqa: F401
     from lab.evaluation.cases import draw_held_out
-    from lab.host.sampler import Sampler
     from lab.host.workflows import CFG, NEGATIVE
     from lab.microworld.scenes import SHAPES, caption
     from lab.training.family import Family, SubjectBatch
@@ -193,9 +195,11 @@ def test_what_the_host_samples_of_the_flux_is_what_was_trained(
     work: Path, models: Path, registry: dict[str, Any]
 ) -> None:
     """Not placed, and the same by the training's own modules and plain Euler."""
+    from micro_samplers import FluxSampler
+
     import lab.microworld.pack  # noqa: F401
     from lab.evaluation.cases import draw_held_out
-    from lab.host.sampler import FluxSampler, lay_out
+    from lab.host.sampler import lay_out
     from lab.host.workflows import CFG, STEPS
     from lab.microworld import networks
     from lab.training.stages.flux import Texts
@@ -204,7 +208,7 @@ def test_what_the_host_samples_of_the_flux_is_what_was_trained(
     references, text = held_out.references[0, :2], "a star and a heart on snow"
     boxes = held_out.scenes.boxes[0, :2]
     subjects = lay_out(registry, references, ["a star", "a heart"], boxes, (96, 96))
-    picture = sampler.picture(text, subjects, 7, place=False)
+    picture = sampler.picture(text, subjects, 7)
 
     flux, texts = networks.flux(), Texts(work)
     flux.load_state_dict(load_ema(work, "flux"))

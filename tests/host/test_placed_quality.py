@@ -6,26 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from measured import Evaluation
 from torch import Tensor
 
-import lab.microworld.pack  # noqa: F401
-from lab.evaluation.cases import PLACED_CASES
-from lab.evaluation.placed import sample_placed, score_placed
+from lab.evaluation.cases import CASES
 from lab.evaluation.statistics import mean_and_interval
-from lab.host.sampler import FluxSampler
-from lab.microworld import MODELS
 
-PLACED = next(case for case in PLACED_CASES if case.first_stage == 0.1)
+NOT_PLACED, PLACED = (
+    next(case for case in CASES if case.name == name)
+    for name in ("not placed", "placed, own texts, first stage 0.1")
+)
 SCENES = 12
 MAX_MEAN = {"miss": 0.3, "outside": 0.15, "confused_colour": 0.2, "confused": 0.2}
 
 
-@pytest.fixture(scope="module")
-def out_of_bounds(registry: dict[str, Any]) -> Callable[..., set[str]]:
-    sampler = FluxSampler(registry, MODELS)
-
-    def measure(**changes: Any) -> set[str]:
-        scores = score_placed(MODELS, sample_placed(replace(PLACED, **changes), sampler, SCENES))
+@pytest.fixture
+def out_of_bounds(evaluation: Evaluation) -> Callable[..., set[str]]:
+    def measure(case: Any = PLACED) -> set[str]:
+        scores = evaluation.scores(replace(case, count=SCENES))
         means = {name: mean_and_interval(scores[name])[0] for name in MAX_MEAN}
         return {name for name, bound in MAX_MEAN.items() if means[name] > bound}
 
@@ -37,7 +35,7 @@ def test_subjects_are_in_their_boxes(out_of_bounds: Callable[..., set[str]]) -> 
 
 
 def test_they_are_not_without_placing(out_of_bounds: Callable[..., set[str]]) -> None:
-    assert out_of_bounds(place=False) == set(MAX_MEAN)
+    assert out_of_bounds(NOT_PLACED) == set(MAX_MEAN)
 
 
 def test_transposed_boxes_trip(

@@ -63,14 +63,11 @@ def test_without_a_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(run(COMMANDS[name], monkeypatch)).startswith("COMFYUI_PATH is None; it must name")
 
 
-def test_report_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--work", tmp_path)
-    assert f"{tmp_path} has no pictures. Sample them first" in str(error)
-    error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--work", tmp_path, "--dry-run")
-    assert f"{tmp_path} has no pictures. Sample them first" in str(error)
-    lost = tmp_path / "lost"
-    error = run(COMMANDS["lab.evaluation"], monkeypatch, "sample", "--models", lost, "--dry-run")
-    assert error == f"--models: {lost} is no folder."
+def test_report_without_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for dry in ((), ("--dry-run",)):
+        report = ("report", "--scores", tmp_path, *dry)
+        error = run(COMMANDS["lab.evaluation"], monkeypatch, *report)
+        assert str(error).startswith(f"There are no scores in {tmp_path}/msbench or ")
 
 
 @pytest.mark.parametrize("name", ["msbench", "dreambench"])
@@ -82,14 +79,22 @@ def test_lines_of_another_folder(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_of_sampling(
+def test_lines_of_the_micro_world(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    work = tmp_path / "work"
-    arguments = ("sample", "--work", work, "--only", "masks", "text only")
+    out, command = tmp_path / "work" / "lines.jsonl", COMMANDS["lab.evaluation"]
+    arguments = ("microworld", "--out", out, "--only", "masks", "text only")
     printed = dry_run("lab.evaluation", monkeypatch, capsys, *arguments)
-    assert "masks: 200 pictures to sample" in printed and "text only: 60 pictures" in printed
-    assert "without masks" not in printed and not work.exists()
+    # 200 scenes as drawn and through the VAE, and 200 and 60 that are sampled.
+    assert printed == f"660 lines of 660 combinations would go to {out}.\n"
+    assert not out.parent.exists()
+    lost = tmp_path / "lost"
+    error = run(command, monkeypatch, *arguments, "--models", lost)
+    assert error == f"--models: {lost} is no folder."
+    error = run(command, monkeypatch, *arguments, "--models", tmp_path)
+    assert error == f"masks: no folder of {tmp_path} has ms_adapter_micro.safetensors."
+    assert run(command, monkeypatch, *arguments, "--count", 201) == 2
+    assert "--count must be at most 200, got 201" in capsys.readouterr().err
 
 
 def test_a_stage_before_one_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lab.evaluation.msbench import PHOTOS, TABLES, read_samples
-from lab.evaluation.samples import save_lines
+from lab.evaluation.samples import sample_lines, save_lines
 
 # How many photos each class has, and how many samples each type: combinations times prompts.
 CLASSES = {
@@ -85,7 +85,7 @@ def test_the_real_checkout() -> None:
 
 def test_lines_hold_phrases_boxes_and_photos(checkout: Path, tmp_path: Path) -> None:
     path = tmp_path / "lines" / "msbench.jsonl"
-    save_lines(read_samples(checkout), path)
+    save_lines(sample_lines(read_samples(checkout), path.parent), path)
     lines = [json.loads(row) for row in path.read_text().splitlines()]
     assert len(lines) == 4488
     first = lines[0]

@@ -34,7 +34,7 @@ from lab.evaluation.detected import Detected, assign, shown_subjects
 from lab.evaluation.encoders import Clip, Detector, Dino
 from lab.evaluation.made import read_made
 from lab.evaluation.paper import Paper, product
-from lab.evaluation.paper_report import report_paper
+from lab.evaluation.report import report
 from lab.evaluation.score_files import ScoreFiles, read_scores
 from lab.evaluation.scoring import score
 
@@ -369,10 +369,6 @@ def test_lines_that_cannot_be_scored(tmp_path: Path) -> None:
         "subject 1: box must be x0, y0, x1, y1 within 0..1": {
             "subjects": [{"phrase": "cat", "box": [0, 0, 2, 1], "reference": "cat_0.png"}]
         },
-        "subject 1 has no phrase to look for": {
-            "subjects": [{"box": [0, 0, 1, 1], "reference": "cat_0.png"}]
-        },
-        "a line needs prompt and subjects": {"prompt": ""},
     }
     for said, changed in mistakes.items():
         lines.write_text(json.dumps({**line(1), **changed}))
@@ -392,6 +388,26 @@ def test_lines_that_cannot_be_scored(tmp_path: Path) -> None:
     (tmp_path / "cat_0.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"line 1: the picture .*cat_0.png doesn't exist"):
         read_made(lines, pictures)
+
+
+@pytest.mark.parametrize(
+    ("said", "changed"),
+    [
+        (
+            "subject 1 has no phrase to look for",
+            {"subjects": [{"box": [0, 0, 1, 1], "reference": "cat_0.png"}]},
+        ),
+        ("a line needs prompt and subjects to be scored by", {"prompt": ""}),
+    ],
+)
+def test_lines_without_what_a_set_needs(
+    tmp_path: Path, encoders: dict[str, Path], said: str, changed: dict[str, Any]
+) -> None:
+    save_pictures(tmp_path, save_lines(tmp_path, [{**line(1), **changed}]))
+    for name in ("paper", "detected"):
+        with pytest.raises(ValueError, match=f"^lines.jsonl, line 1: {said}"):
+            score(options(tmp_path, encoders, sets=(name,)))
+    assert not (tmp_path / "scores").exists()
 
 
 def test_a_line_with_two_pictures_is_refused(tmp_path: Path) -> None:
@@ -445,5 +461,5 @@ def test_pictures_of_the_real_host(tmp_path: Path, encoders: dict[str, Path]) ->
     made_by, rows = read_scores(out / "detected")
     assert {"comfyui", "pack", "owlv2", "dinov2"} <= made_by.keys()
     assert [row["phrases"] for row in rows.values()] == [["star", "heart"]] * 2
-    report_paper(tmp_path / "scores", tmp_path / "page.md")
-    assert (tmp_path / "page.md").read_text().count("| two subjects | 2 | ") == 2
+    report(tmp_path / "scores", None, tmp_path)
+    assert (tmp_path / "published.md").read_text().count("| two subjects | 2 | ") == 2

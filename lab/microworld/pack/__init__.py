@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -322,8 +323,23 @@ class MicroWorldUNet:
         return (patched,)
 
 
+class MicroWorldEverywhere:
+    """The same grounded subjects, each over the whole picture: attention without masks."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MSD_SUBJECTS",), "widen", "micro world"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Any:  # noqa: N802
+        return {"required": {"subjects": ("MSD_SUBJECTS",)}}
+
+    def widen(self, subjects: Any) -> tuple[Any]:
+        everywhere = tuple(replace(s, box=(0.0, 0.0, 1.0, 1.0)) for s in subjects.subjects)
+        return (replace(subjects, subjects=everywhere),)
+
+
 NODE_CLASS_MAPPINGS = {
-    node.__name__: node for node in (MicroWorldFail, MicroWorldTensor, MicroWorldUNet)
+    node.__name__: node
+    for node in (MicroWorldEverywhere, MicroWorldFail, MicroWorldTensor, MicroWorldUNet)
 }
 _install()
 segmentation.install(MARK)

@@ -2,12 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from lab.evaluation.published import FOUND, WHOLE_PICTURES, Published
-from lab.evaluation.report import DOCS, scores_table, table_row
-from lab.evaluation.score_files import COLUMNS, read_scores
+from lab.evaluation.score_files import Rows, Scored
+from lab.evaluation.tables import footnote, scores_table, table_row
 
 PAPER_COLUMNS = {"clip_i": "CLIP-I", "dino": "DINO", "m_dino": "M-DINO", "clip_t": "CLIP-T"}
 FOUND_COLUMNS = {
@@ -20,7 +18,6 @@ FOUND_COLUMNS = {
 BENCHES = {"msbench": "MS-Bench", "dreambench": "DreamBench"}
 OF_SEVERAL = ("m_dino", "confused")  # columns that say nothing of one subject
 SUBJECTS = {1: "one subject", 2: "two subjects", 3: "three subjects"}
-MAX_NAMED = 20  # lines without scores
 PAGE = """# Beside the paper's figures
 
 Written by `python -m lab.evaluation report --scores SCORES`. [evaluation.md](evaluation.md) says
@@ -39,47 +36,9 @@ be had where this was written. Where they are, and a GPU, it is one command:
 
 It writes the lines, makes what is missing of the pictures, scores them, and writes this page. The
 table of our figures comes here."""
-Rows = dict[int, dict[str, Any]]  # by number of the line
 
 
-def report_paper(scores: Path, page: Path = DOCS / "published.md") -> None:
-    """Write the page.
-
-    Args:
-        scores: folder with the folders of scores of BENCHES, or some of them.
-    Raises:
-        ValueError: they aren't such folders.
-    """
-    page.write_text(paper_page(find_scores(scores)), encoding="utf-8")
-
-
-def find_scores(scores: Path) -> dict[str, dict[str, tuple[dict[str, str], Rows]]]:
-    """What made the scores, and rows, by bench and set.
-
-    Raises ValueError: there are none, or they aren't folders of scores.
-    """
-    found = {
-        bench: {
-            name: _read_set(folder, name)
-            for name in COLUMNS
-            if (folder := scores / bench / name).exists()
-        }
-        for bench in BENCHES
-    }
-    if not any(found.values()):
-        folders = " or ".join(str(scores / bench) for bench in BENCHES)
-        raise ValueError(f"There are no scores in {folders}.")
-    return found
-
-
-def _read_set(folder: Path, name: str) -> tuple[dict[str, str], Rows]:
-    made_by, rows = read_scores(folder)
-    if made_by.get("set") != name:
-        raise ValueError(f"{folder} has the scores of another set: {made_by.get('set')}.")
-    return made_by, rows
-
-
-def paper_page(found: dict[str, dict[str, tuple[dict[str, str], Rows]]]) -> str:
+def paper_page(found: dict[str, dict[str, Scored]]) -> str:
     """The page as Markdown, from what `find_scores` gives."""
     parts = [PAGE]
     for bench, title in BENCHES.items():
@@ -179,14 +138,3 @@ def slots_table(rows: Rows) -> str:
             lines.append(table_row(f"slot {slot + 1}", *cells))
         parts.append("\n" + "\n".join(lines))
     return "\n".join(parts)
-
-
-def footnote(name: str, made_by: dict[str, str], rows: Rows) -> str:
-    """What made a set of scores, and which lines have none."""
-    versions = ", ".join(f"{key} {value}" for key, value in made_by.items() if key != "set")
-    failed = [row for row in rows.values() if row["error"]]
-    text = f"`{name}`: {versions}. Of {len(rows)} lines {len(failed)} have no scores"
-    named = [f"line {row['number']} ({row['name']}): {row['error']}" for row in failed]
-    if len(named) > MAX_NAMED:
-        named = [*named[:MAX_NAMED], f"{len(named) - MAX_NAMED} more are in the files"]
-    return f"{text}:\n\n" + "\n".join(f"- {line}" for line in named) if named else f"{text}."

@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 
+from lab import ROOT
 from lab.evaluation.__main__ import main
-from lab.evaluation.paper_report import (
+from lab.evaluation.paper_page import (
     BENCHES,
     PAPER_COLUMNS,
     average_precision,
-    find_scores,
     own_table,
     paper_page,
     published_table,
-    report_paper,
     slots_table,
 )
 from lab.evaluation.published import WHOLE_PICTURES
-from lab.evaluation.report import DOCS
+from lab.evaluation.report import find_scores, report
 from lab.evaluation.score_files import ScoreFiles
 
 BOXES = [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
@@ -48,7 +47,7 @@ def detected_row(number: int, boxes: list[list[float]], shown: list[int]) -> Any
 
 def test_the_page_in_docs() -> None:
     """As long as nothing was measured, it is what the command would write then."""
-    page = (DOCS / "published.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
     if page.count("Not measured") == len(BENCHES):
         assert page == paper_page({})
 
@@ -114,8 +113,8 @@ def test_a_page_with_scores(
     main()
     said = "There are scores of msbench/paper, msbench/detected. Nothing was written.\n"
     assert capsys.readouterr().out == said
-    report_paper(scores, tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
+    report(scores, None, tmp_path)
+    page = (tmp_path / "published.md").read_text()
     assert page.count("Not measured") == 1 and page.index("## DreamBench") < page.index("Not meas")
     assert "Our own, set `paper`:\n\n| | lines | CLIP-I | DINO | M-DINO | CLIP-T |" in page
     assert "| two subjects | 5 | 0.350 [" in page and "AP 1.000, AP50 1.000." in page

@@ -1,22 +1,41 @@
-"""Metrics: what the judge sees in pictures, against their references and boxes."""
+"""Figures of the micro world: what its judge sees in pictures of held-out scenes, against their
+references and boxes."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.measure import label, regionprops
+from scipy.ndimage import find_objects, label
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
-from lab.evaluation.cases import HeldOut
-from lab.evaluation.statistics import Scores
-from lab.microworld.judge import NOTHING, Judge
-from lab.microworld.scenes import BACKGROUND_COLOURS
+from lab.evaluation.cases import SETS, HeldOut, draw_held_out
+from lab.evaluation.made import Made, open_picture
+from lab.jobs.hashes import Hashes
+from lab.microworld.judge import NOTHING, Judge, load_judge
+from lab.microworld.scenes import BACKGROUND_COLOURS, SIZE, SMALL_SIZE
 
+COLUMNS = {
+    "iou": "IoU",
+    "miss": "missed",
+    "outside": "outside",
+    "shape": "shape",
+    "texture": "texture",
+    "colour": "colour",
+    "confused_colour": "confused, by mean colour",
+    "confused": "confused, by the judge",
+    "anywhere": "shape and hue anywhere",
+    "background": "background",
+}
 MISSED = 0.15  # a subject is missed if less of its box than this is sprite
 MIN_PIXELS = 160  # of a sprite that counts
 RIM = 2  # pixels of a sprite's outline
 BRIGHT = 0.45  # inside its outline, every sprite's brightest channel is brighter
 NEAR = 6  # cells around a box in which a sprite is still the box's
+
 
 Row = dict[str, list[float]]  # of one scene, a value a subject or one alone, by column
 Cells = tuple[int, int, int, int]  # a box in cells of the judge's foreground
@@ -44,20 +63,63 @@ class Found:
         return [(x0, y0, x1, y1) for x0, y0, x1, y1 in cells.tolist()]
 
 
-def score(judge: Judge, held_out: HeldOut, pictures: Tensor) -> Scores:
-    """Scores of pictures [n, 3, H, W] of the first n held-out scenes, by the columns of `goals`."""
-    scores: Scores = {}
-    with torch.no_grad():
-        sprites = judge.sprites(pictures)  # [n, h, w]
-        small = F.avg_pool2d(pictures, 2)
-        for i, picture in enumerate(pictures):
-            found = Found(held_out, i, picture, small[i], sprites[i])
-            rows = score_boxes(found)
-            rows |= score_looks(judge, found, rows["miss"])
-            rows |= score_whole(judge, found)
-            for name, row in rows.items():
-                scores.setdefault(name, []).append(row)
-    return scores
+class Judged:
+    """Scores by the micro world's judge.
+
+    Args:
+        path: of the judge's weights.
+    Raises:
+        FileNotFoundError: they aren't there. ValueError: they are another network's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.judge = load_judge(path)
+        self.made_by = {"judge": Hashes(None).of(path)[:16]}
+
+    def check(self, made: Made) -> None:
+        """Raises ValueError: the line's name says of no scene."""
+        find_scene(made.name)
+
+    def score(self, made: Made) -> Row:
+        """Scores by column, one for each subject or one alone.
+
+        Raises OSError or ValueError: the picture can't be read, or has another size.
+        """
+        held_out, i = find_scene(made.name)
+        picture = to_tensor(open_picture(made.picture))
+        size = held_out.scenes.picture.shape[-2:]
+        if picture.shape[-2:] != size:
+            raise ValueError(
+                f"The picture has {picture.shape[-1]} x {picture.shape[-2]} pixels; its scene has "
+                f"{size[1]} x {size[0]}."
+            )
+        return score_picture(self.judge, held_out, i, picture)
+
+
+def find_scene(name: str) -> tuple[HeldOut, int]:
+    """A set of scenes, and the number of one, from the end of a line's name.
+
+    Raises ValueError: it isn't of the micro world.
+    """
+    found = re.fullmatch(rf".*/({'|'.join(SETS)}) (\d+)", name)
+    held_out = draw_held_out(found[1]) if found else None
+    if not found or not held_out or int(found[2]) >= len(held_out.scenes.boxes):
+        raise ValueError(f"expected a line of the micro world, got one named {name!r}.")
+    return held_out, int(found[2])
+
+
+@torch.no_grad()
+def score_picture(judge: Judge, held_out: HeldOut, i: int, picture: Tensor) -> Row:
+    """Scores of a picture [3, H, W] of a held-out scene by the columns."""
+    if picture.shape[-1] == SMALL_SIZE == picture.shape[-2]:  # enlarged to what the judge knows
+        picture = F.interpolate(picture[None], (SIZE, SIZE), mode="bicubic", antialias=True)[0]
+        picture = picture.clamp(0, 1)
+    sprites = judge.sprites(picture[None])[0]
+    found = Found(held_out, i, picture, F.avg_pool2d(picture, 2), sprites)
+    rows = score_boxes(found)
+    rows |= score_looks(judge, found, rows["miss"])
+    rows |= score_whole(judge, found)
+    return rows
 
 
 def score_boxes(found: Found) -> Row:
@@ -143,13 +205,14 @@ def _sprites_anywhere(judge: Judge, found: Found) -> set[tuple[int, int]]:
     height, width = picture.shape[1:]
     sprite = F.interpolate(found.sprites[None, None].float(), (height, width))[0, 0] > 0
     inside = sprite & (picture.amax(0) > BRIGHT)
-    boxes = [
-        [(x0 - rim) / width, (y0 - rim) / height, (x1 + rim) / width, (y1 + rim) / height]
-        for where, rim in ((sprite, 0), (inside, RIM))
-        for region in regionprops(label(where.numpy(), connectivity=1))
-        if region.area >= MIN_PIXELS
-        for y0, x0, y1, x1 in [region.bbox]
-    ]
+    boxes = []
+    for where, rim in ((sprite.numpy(), 0), (inside.numpy(), RIM)):
+        regions = np.empty(where.shape, np.int32)
+        label(where, output=regions)
+        for number, (rows, columns) in enumerate(find_objects(regions), 1):
+            if (regions == number).sum() >= MIN_PIXELS:
+                edges = columns.start - rim, rows.start - rim, columns.stop + rim, rows.stop + rim
+                boxes.append([edge / (width, height)[i % 2] for i, edge in enumerate(edges)])
     if not boxes:
         return set()
     verdict = judge.look(picture.expand(len(boxes), -1, -1, -1), torch.tensor(boxes))
