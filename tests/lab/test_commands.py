@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from drawn_set import save_drawn_set
 from job_lines import line, save_lines
+from safetensors.torch import save_file
 
 import lab.demo
 import lab.evaluation.__main__
@@ -238,6 +240,68 @@ def test_a_run_with_one_thing_wrong(
 ) -> None:
     given = [x for pair in (run_arguments | {option: value}).items() for x in pair]
     assert sentence in str(run(COMMANDS["lab.training"], monkeypatch, "run", *given))
+
+
+BAD_MODELS = {
+    "garbage.safetensors": "Error while deserializing header: header too large",
+    "cut.safetensors": "Error while deserializing header: incomplete metadata, file not fully cov",
+    "garbage.ckpt": "It is no file of torch.save, or was cut short",
+    "list.ckpt": "It holds no table of weights",
+    "code.ckpt": "Weights only load failed",
+    "no_unet.safetensors": "It has no UNet of theirs",
+    "no_unet.ckpt": "It has no UNet of theirs",
+    "no_vae.safetensors": "It has no VAE",
+    "no_vision.safetensors": "It has no image encoder of CLIP's",
+}
+
+
+def save_bad_models(folder: Path) -> None:
+    for name in ("garbage.safetensors", "garbage.ckpt"):
+        (folder / name).write_bytes(bytes(range(1, 256)) * 8)
+    whole = (MODELS / "checkpoints/micro.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[:-1])
+    torch.save([1, 2], folder / "list.ckpt")
+    torch.save({"state_dict": folder}, folder / "code.ckpt")  # an object of Python's
+    key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    parts = {key: torch.zeros(4, 4)}, {"first_stage_model.decoder.conv_in.weight": torch.zeros(4)}
+    save_file(parts[0], folder / "no_vae.safetensors")
+    for name in ("no_unet", "no_vision"):
+        save_file(parts[1], folder / f"{name}.safetensors")
+    torch.save({"state_dict": parts[1]}, folder / "no_unet.ckpt")
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_a_run_with_a_bad_model(
+    run_arguments: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A dry run says the same, and neither has written anything before."""
+    save_bad_models(tmp_path)
+    option, kind = "--checkpoint", "a checkpoint of SDXL or SD1.5"
+    if name.startswith("no_vision"):
+        option, kind = "--clip-vision", "CLIP's image encoder"
+    given = [x for pair in (run_arguments | {option: tmp_path / name}).items() for x in pair]
+    sentence = str(run(COMMANDS["lab.training"], monkeypatch, "run", *given, "--dry-run"))
+    expected = f"{option}: {tmp_path / name} can't be loaded as {kind}: {BAD_MODELS[name]}"
+    assert sentence.startswith(expected) and "\n" not in sentence
+    assert run(COMMANDS["lab.training"], monkeypatch, "run", *given) == sentence
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_adapter_of_another_checkpoint(
+    run_arguments: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It's found before the set is encoded."""
+    keys = (4, 5, 7, 8)
+    block = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
+    unet = {block.format(n): torch.zeros(8, 768) for n in keys}
+    other = tmp_path / "other.safetensors"
+    save_file({**unet, "first_stage_model.decoder.conv_in.weight": torch.zeros(4)}, other)
+    given = [x for pair in (run_arguments | {"--checkpoint": other}).items() for x in pair]
+    for more in ((), ("--dry-run",)):
+        sentence = str(run(COMMANDS["lab.training"], monkeypatch, "run", *given, *more))
+        assert sentence.startswith("--adapter: the adapter is for another model (a text ")
+        assert "the model is SD1.5 (768)" in sentence and "\n" not in sentence
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(

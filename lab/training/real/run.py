@@ -15,8 +15,9 @@ from lab.progress import Progress
 from lab.training import processes
 from lab.training.real.cache import Cache, MakeEncodingWorker
 from lab.training.real.encoders import Encoders
+from lab.training.real.headers import check_adapter, checkpoint_shapes, vision_shapes
 from lab.training.real.settings import read_settings
-from lab.training.real.start import initialize, new_adapter, shapes_of
+from lab.training.real.start import initialize, new_adapter
 from lab.training.real.training_set import Sample, count_strays, draw_samples, read_set, scan
 
 SHOWN = 12  # samples on the contact sheet
@@ -75,15 +76,23 @@ class Run:
             path = getattr(options, name)
             if path and not path.is_file():
                 raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no such file.")
+        checkpoint = checkpoint_shapes(options.checkpoint)
+        clip_vision = vision_shapes(options.clip_vision)
         samples = read_set(options.set)
         adapter: Any
         if options.new:
-            checkpoint = shapes_of("--checkpoint", options.checkpoint)
-            clip_vision = shapes_of("--clip-vision", options.clip_vision)
+            if checkpoint is None or clip_vision is None:
+                option = "--checkpoint" if checkpoint is None else "--clip-vision"
+                raise ValueError(
+                    f"{option}: --new can't read sizes off files as PyTorch wrote them before 1.6. "
+                    "Save it as safetensors."
+                )
             adapter = new_adapter(options.new, checkpoint, clip_vision)
             start = f"new {options.new}"
         else:
             adapter = load_adapter(options.adapter)
+            if checkpoint is not None:
+                check_adapter(checkpoint, adapter.layers)
             start = adapter.digest
             if options.fresh:
                 start = f"new weights of the sizes of {start}"
