@@ -175,6 +175,24 @@ def test_no_workers(
     assert "--server goes without --workers" in printed
 
 
+@pytest.mark.parametrize("address", ["", "nonsense", "http://127.0.0.1:8265"])
+def test_an_address_that_is_none(
+    tmp_path: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An empty one is that of a variable that isn't set, not the loop."""
+    assert run_jobs(tmp_path, monkeypatch, "--address", address) == 2
+    assert f"must be like 10.0.0.1:6379, or auto, got {address!r}" in capsys.readouterr().err
+
+
+def test_an_address_where_nothing_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = run_jobs(tmp_path, monkeypatch, "--address", "127.0.0.1:1")
+    assert str(error).startswith("--address: nothing answers at 127.0.0.1:1: ")
+    assert str(error).count("\n") == 0
+
+
 def test_a_server_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = run_jobs(tmp_path, monkeypatch, "--server", "http://127.0.0.1:1")
     assert str(error).startswith("--server: http://127.0.0.1:1 isn't a ComfyUI that answers")
