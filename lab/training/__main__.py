@@ -83,6 +83,9 @@ def main() -> None:
         sys.exit("Stopped. The same command goes on.")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
+    except torch.OutOfMemoryError as error:
+        said = str(error).splitlines()[0].partition(". ")[0]
+        sys.exit(f"Lower micro_batch or --edge, or give --recompute: {said}.")
     finally:
         processes.leave()
 

@@ -246,7 +246,11 @@ def run_arguments(tmp_path: Path) -> dict[str, object]:
         ("--adapter", "no.safetensors", "--adapter: there is no such file."),
         ("--adapter", MODELS / "judge/judge.safetensors", "is not an adapter of MS-Diffusion"),
         ("--set", "no", "no doesn't exist."),
-        ("--edge", 100, "--edge: expected a multiple of 128, got 100."),
+        ("--edge", 100, "--edge: expected a multiple of 128 up to 4096, got 100."),
+        ("--edge", 2**40, "--edge: expected a multiple of 128 up to 4096, got 1099511627776."),
+        ("--settings", "no.json", "--settings: no.json can't be read: No such file or directory."),
+        ("--work", PAPER, f"--work: {PAPER} is no folder."),
+        ("--cache", PAPER, f"--cache: {PAPER} is no folder."),
     ],
 )
 def test_a_run_with_one_thing_wrong(
@@ -257,7 +261,21 @@ def test_a_run_with_one_thing_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = [x for pair in (run_arguments | {option: value}).items() for x in pair]
-    assert sentence in str(run(COMMANDS["lab.training"], monkeypatch, "run", *given))
+    said = str(run(COMMANDS["lab.training"], monkeypatch, "run", *given))
+    assert sentence in said and "\n" not in said
+    assert run(COMMANDS["lab.training"], monkeypatch, "run", *given, "--dry-run") == said
+
+
+def test_a_gpu_that_is_too_small(
+    run_arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr("lab.training.real.run.main", fail)
+    given = [x for pair in run_arguments.items() for x in pair]
+    error = run(COMMANDS["lab.training"], monkeypatch, "run", *given)
+    assert error == "Lower micro_batch or --edge, or give --recompute: CUDA out of memory."
 
 
 BAD_MODELS = {
@@ -409,6 +427,9 @@ def test_check_says_what_is_wrong(
     printed = capsys.readouterr().out
     assert "2 sound samples" in printed and printed.endswith("Nothing was written.\n")
     assert not sheet.exists()
+    for path in (tmp_path / "lost" / "sheet.png", tmp_path / "sheet.xyz"):
+        error = run(COMMANDS["lab.training"], monkeypatch, *check[:2], "--sheet", path)
+        assert str(error).startswith(f"--sheet: {path} can't be written: ")
 
 
 def test_scores_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

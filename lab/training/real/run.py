@@ -21,6 +21,7 @@ from lab.training.real.start import initialize, new_adapter
 from lab.training.real.training_set import Sample, count_strays, draw_samples, read_set, scan
 
 SHOWN = 12  # samples on the contact sheet
+MAX_EDGE = 4096
 
 
 def check_set(path: Path, sheet: Path | None) -> bool:
@@ -44,7 +45,10 @@ def check_set(path: Path, sheet: Path | None) -> bool:
     if unnamed:
         print(f"{unnamed} phrases aren't in their captions: those subjects aren't asked for there.")
     if samples and sheet:
-        draw_samples(samples[:: max(1, len(samples) // SHOWN)][:SHOWN], sheet)
+        try:
+            draw_samples(samples[:: max(1, len(samples) // SHOWN)][:SHOWN], sheet)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--sheet: {sheet} can't be written: {error}.") from error
         print(f"Some of them are in {sheet}.")
     elif not sheet:
         print("Nothing was written.")
@@ -183,8 +187,13 @@ def train_adapter(run: Run) -> None:
 def main(options: argparse.Namespace) -> bool:
     """Do `cache` or `run`; returns whether nothing was wrong."""
     processes.join()
-    if options.edge < 128 or options.edge % 128:
-        raise ValueError(f"--edge: expected a multiple of 128, got {options.edge}.")
+    if options.edge % 128 or not 128 <= options.edge <= MAX_EDGE:
+        raise ValueError(
+            f"--edge: expected a multiple of 128 up to {MAX_EDGE}, got {options.edge}."
+        )
+    for name in ("work", "cache"):
+        if (path := getattr(options, name)) and path.exists() and not path.is_dir():
+            raise ValueError(f"--{name}: {path} is no folder.")
     run = Run.open(options)
     if options.command == "cache":
         return fill_cache(run)
