@@ -50,8 +50,8 @@ def main() -> None:
             sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on.")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(str(error))
+    except (OSError, ValueError, RuntimeError) as error:  # NumPy's import makes one of Ctrl-C
+        sys.exit("Stopped. The same command goes on." if STOPPED.is_set() else str(error))
 
 
 def parse() -> argparse.Namespace:

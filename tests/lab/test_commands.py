@@ -1,15 +1,19 @@
 """The commands of the lab: help, and a sentence instead of a traceback."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from drawn_set import save_drawn_set
-from job_lines import line, save_lines
+from job_lines import ENVIRONMENT, line, save_lines
 from safetensors.torch import save_file
 
 import lab.demo
@@ -17,7 +21,9 @@ import lab.evaluation.__main__
 import lab.jobs.__main__
 import lab.templates
 import lab.training.__main__
+from lab import ROOT
 from lab.jobs.folder import Folder
+from lab.jobs.worker import STOPPED
 from lab.microworld import MODELS
 from lab.progress import Progress
 from lab.training.real.settings import PAPER, read_settings
@@ -57,6 +63,27 @@ def test_help(
 ) -> None:
     assert run(COMMANDS[name], monkeypatch, "--help") == 0
     assert f"usage: python -m {name}" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_pytorch_is_imported(tmp_path: Path) -> None:
+    """That takes seconds, and loses exceptions. Here it takes longer."""
+    begun = tmp_path / "begun"
+    (tmp_path / "torch.py").write_text(
+        f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab.training", "check", tmp_path],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "Stopped. The same command goes on.\n"
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("name", ["lab.demo", "lab.templates"])
@@ -145,6 +172,20 @@ def run_jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: object) -> ob
     return run(
         COMMANDS["lab.jobs"], monkeypatch, verb, lines, *options, "--out", folder / "out", *more
     )
+
+
+def test_what_ctrl_c_became(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's import makes a RecursionError of it."""
+
+    def make(*_: object) -> None:
+        STOPPED.set()
+        raise RecursionError
+
+    monkeypatch.setattr(lab.jobs.__main__, "make", make)
+    try:
+        assert run_jobs(tmp_path, monkeypatch) == "Stopped. The same command goes on."
+    finally:
+        STOPPED.clear()
 
 
 def test_a_dry_run_writes_nothing(
@@ -269,10 +310,10 @@ def test_a_run_with_one_thing_wrong(
 def test_a_gpu_that_is_too_small(
     run_arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(options: object) -> None:
+    def fail(run: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
-    monkeypatch.setattr("lab.training.real.run.main", fail)
+    monkeypatch.setattr("lab.training.real.run.train_adapter", fail)
     given = [x for pair in run_arguments.items() for x in pair]
     error = run(COMMANDS["lab.training"], monkeypatch, "run", *given)
     assert error == "Lower micro_batch or --edge, or give --recompute: CUDA out of memory."

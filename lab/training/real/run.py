@@ -197,5 +197,9 @@ def main(options: argparse.Namespace) -> bool:
     run = Run.open(options)
     if options.command == "cache":
         return fill_cache(run)
-    train_adapter(run)
+    try:
+        train_adapter(run)
+    except torch.OutOfMemoryError as error:
+        said = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"Lower micro_batch or --edge, or give --recompute: {said}.") from error
     return True

@@ -10,6 +10,8 @@ from lab.training.config import StageSettings
 
 PAPER = Path(__file__).with_name("paper.json")
 STAGE = "run"  # its state is run.pt
+# Kinds of adapters that need no file to start from.
+NEW = ("ms-diffusion", "ip-adapter", "ip-adapter-plus", "mip-adapter", "mip-adapter-plus")
 DECIDES = {
     "encoders": "the checkpoint, the image encoder, --edge, or the code that encodes",
     "set": "the set",

@@ -17,7 +17,6 @@ from msd_core.adapters.released import ReleasedAdapter
 from msd_core.adapters.resampler import GroundingResampler, ResamplerSizes
 from msd_core.models.unet import cross_attentions
 
-NEW = ("ms-diffusion", "ip-adapter", "ip-adapter-plus", "mip-adapter", "mip-adapter-plus")
 # Sizes of the released files: of a perceiver, whose width is 1280 for SDXL and else that of the
 # text; image tokens without one; dummy tokens, which never influence inference.
 SDXL_TEXT, SDXL_WIDTH, DEPTH, HEAD_WIDTH, TOKENS, FEED_FORWARD = 2048, 1280, 4, 64, 16, 4
@@ -28,7 +27,7 @@ def new_adapter(kind: str, checkpoint: Shapes, clip_vision: Shapes) -> ReleasedA
     """An adapter of the sizes of a kind's released files, for these models.
 
     Args:
-        kind: one of `NEW`.
+        kind: one of `settings.NEW`.
         checkpoint, clip_vision: key -> shape of their files.
     Raises:
         ValueError: they aren't of SDXL or SD1.5, or of CLIP.
