@@ -88,6 +88,9 @@ def parse() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> bool:
     """Make what is missing; returns whether no job failed."""
+    for option, path in (("lines", options.lines), ("--workflow", options.workflow)):
+        if not path.is_file():
+            raise FileNotFoundError(f"{option}: there is no file {path}.")
     models = options.models or host_folder() / "models"
     if not models.is_dir():
         raise ValueError(f"--models: {models} is no folder.")

@@ -239,6 +239,14 @@ def test_a_server_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert str(error).startswith("--server: http://127.0.0.1:1 isn't a ComfyUI that answers")
 
 
+def test_jobs_without_lines_or_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = tmp_path / "lost"
+    error = run_jobs(tmp_path, monkeypatch, "--workflow", lost)
+    assert error == f"--workflow: there is no file {lost}."
+    error = run(COMMANDS["lab.jobs"], monkeypatch, "run", lost, "--out", tmp_path / "out")
+    assert error == f"lines: there is no file {lost}."
+
+
 def test_jobs_without_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = run_jobs(tmp_path, monkeypatch, "--models", tmp_path / "lost")
     assert error == f"--models: {tmp_path / 'lost'} is no folder."

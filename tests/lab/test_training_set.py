@@ -55,6 +55,7 @@ def test_tar_files_are_as_a_folder(drawn: Path, tmp_path: Path) -> None:
         ({"caption": " "}, "its caption must be a text that isn't empty"),
         ({"author": "me"}, "it has an unknown field 'author'"),
         ({"subjects": {}}, "its subjects must be a list"),
+        ({"subjects": [{}] * 17}, "its subjects must be at most 16, got 17"),
         ({"subject_box": [0, 0, 1]}, "subject 1: box must be four numbers x0, y0, x1, y1"),
         ({"subject_box": [0, 0, True, 1]}, "subject 1: box must be four numbers x0, y0, x1, y1"),
         ({"subject_box": [0.5, 0, 0.2, 1]}, "subject 1: box must be x0 < x1 and y0 < y1 in 0..1"),
