@@ -50,8 +50,8 @@ def main() -> None:
             sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on.")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(str(error))
+    except (OSError, ValueError, RuntimeError) as error:  # NumPy's import makes one of Ctrl-C
+        sys.exit("Stopped. The same command goes on." if STOPPED.is_set() else str(error))
 
 
 def parse() -> argparse.Namespace:
@@ -88,6 +88,9 @@ def parse() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> bool:
     """Make what is missing; returns whether no job failed."""
+    for option, path in (("lines", options.lines), ("--workflow", options.workflow)):
+        if not path.is_file():
+            raise FileNotFoundError(f"{option}: there is no file {path}.")
     models = options.models or host_folder() / "models"
     if not models.is_dir():
         raise ValueError(f"--models: {models} is no folder.")

@@ -7,6 +7,7 @@ import argparse
 import os
 import queue
 import re
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -53,7 +54,12 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Ray's actors; a GPU for each, if there are any",
     )
-    command.add_argument("--address", help="of a Ray cluster that runs; auto finds it")
+    command.add_argument(
+        "--address",
+        type=_parse_address,
+        metavar="HOST:PORT",
+        help="of a Ray cluster that runs; auto finds it",
+    )
     command.add_argument(
         "--shard",
         type=_parse_shard,
@@ -68,6 +74,12 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
     return int(text)
+
+
+def _parse_address(text: str) -> str:
+    if not re.fullmatch(r"auto|[^/\s]+:\d+", text):  # '' would be taken for none
+        raise argparse.ArgumentTypeError(f"must be like 10.0.0.1:6379, or auto, got {text!r}")
+    return text
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
@@ -178,7 +190,8 @@ def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
 
     Raises:
         ValueError: it isn't installed.
-        ConnectionError: it didn't start, or there is none at the address.
+        ConnectionError: it didn't start, or there is none at the address, or one that wants a
+            token.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 would wait for all that is at work
@@ -190,6 +203,8 @@ def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
             "--workers and --address need Ray: install the dependency group scale."
         ) from error
 
+    if address and address != "auto":
+        _check_answer(address)
     kept = ("COMFYUI_PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": JOB_MEMORY}
@@ -204,9 +219,28 @@ def _connect(workers: int | None, address: str | None) -> tuple[Any, int]:
             break
         except Exception as error:  # it has no narrower one
             ray.shutdown()
-            if address or not left:
+            if address:
+                raise ConnectionError(_not_let_in(address, error)) from error
+            if not left:
                 raise ConnectionError(f"Ray didn't start: {error}") from error
     return ray, int(ray.cluster_resources().get("GPU", 0))
+
+
+def _check_answer(address: str) -> None:
+    """Raises ConnectionError: nothing answers there, which Ray itself would say after 80 s."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"--address: nothing answers at {address}: {error}.") from error
+
+
+def _not_let_in(address: str, error: Exception) -> str:
+    said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    token = ""
+    if address != "auto" and "RAY_AUTH_MODE" not in os.environ:  # auto finds the token too
+        token = " If it was started with a token, set RAY_AUTH_MODE=token."
+    return f"--address: Ray can't be reached at {address}: {said}.{token}"
 
 
 def work_on_servers(

@@ -80,7 +80,7 @@ class Folder:
         if not self.failed.exists():
             return {}
         found = {}
-        for text in self.failed.read_text().splitlines(keepends=True):
+        for text in self.failed.read_text(errors="replace").splitlines(keepends=True):
             if not text.endswith("\n"):
                 break  # it is being written, or was when a machine was lost
             try:

@@ -23,6 +23,7 @@ from lab.jobs.files import Prompt, hash_inputs, hash_models, open_picture
 from lab.jobs.hashes import Hashes
 
 VERSION = 1  # of ids: another one where the same line would get another picture
+MAX_SUBJECTS = 16  # that MSD Layout takes
 WORKFLOW = Path(__file__).with_name("workflow.json")
 
 
@@ -202,6 +203,10 @@ def _parse_line(text: str) -> dict[str, Any]:
     if "subjects" in line:
         if not isinstance(line["subjects"], list) or not line["subjects"]:
             raise ValueError('subjects must be a list like [{"phrase": "cat", ...}].')
+        if len(line["subjects"]) > MAX_SUBJECTS:
+            raise ValueError(
+                f"subjects must be at most {MAX_SUBJECTS}, got {len(line['subjects'])}."
+            )
         for number, subject in enumerate(line["subjects"], 1):
             _check_subject(subject, f"subject {number}")
     return line

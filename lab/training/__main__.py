@@ -28,31 +28,55 @@ With --new KIND in place of --adapter FILE it starts from nothing.
 """
 
 import argparse
+import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lab import ROOT
 from lab.jobs.engines import add_engine, positive
 from lab.microworld import MODELS
-from lab.training import processes
 from lab.training.config import STAGES, StageSettings
-from lab.training.real.settings import PAPER
-from lab.training.real.start import NEW
+from lab.training.real.settings import NEW, PAPER
+
+STOPPED = "Stopped. The same command goes on."
 
 
 def main() -> None:
     options = parse()
 
+    def leave(*_: Any) -> None:
+        print(STOPPED, file=sys.stderr, flush=True)
+        os._exit(1)
+
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    # While PyTorch is imported, which takes seconds and loses exceptions; then as long as it works.
+    listen(leave)
+    import torch  # noqa: F401
+
+    listen(stop)
+    try:
+        do(options)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+
+
+def listen(handler: Callable[..., None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
-        signal.signal(number, stop)
+        signal.signal(number, handler)
+
+
+def do(options: argparse.Namespace) -> None:
+    """Do a command. What needs PyTorch is imported from here on."""
+    from lab.training import processes
+
     try:
         if options.command == "export":
             from lab.training.export import export_family
@@ -79,10 +103,6 @@ def main() -> None:
         for stage in options.stage:
             if not train(stage, options):
                 break
-    except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on.")
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
     finally:
         processes.leave()
 
@@ -203,6 +223,8 @@ def _add_dry_run(command: argparse.ArgumentParser) -> None:
 
 def settings_of(stage: str, options: argparse.Namespace) -> StageSettings:
     """Raises ValueError: an option makes no sense."""
+    import torch
+
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, and PyTorch sees none.")
     given = {name: getattr(options, name) for name in ("samples", "minutes", "scenes", "seed")}
@@ -228,6 +250,8 @@ def plan(options: argparse.Namespace) -> None:
 
 def train(stage: str, options: argparse.Namespace) -> bool:
     """Train a stage; returns whether it is finished."""
+    import torch
+
     from lab.training.stages import build_task
     from lab.training.trainer import Trainer
 

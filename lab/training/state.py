@@ -5,6 +5,7 @@ It is a dict of plain values and tensors, which torch.load reads with weights_on
 
 import json
 import pickle
+import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def load_state(folder: Path, stage: str) -> StageState:
             f"{path} doesn't exist. Train it first: python -m lab.training train --stage {stage}."
         )
     try:
+        if not zipfile.is_zipfile(path):  # of other bytes PyTorch makes errors of any kind
+            raise EOFError
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} can't be read as the state of a stage.") from error

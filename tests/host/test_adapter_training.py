@@ -29,8 +29,7 @@ from lab.training.real.encoders import Encoders, bucket, fit_picture, picture_si
 from lab.training.real.frozen import Frozen
 from lab.training.real.pictures import Pictures
 from lab.training.real.run import Run, train_adapter
-from lab.training.real.settings import PAPER, read_settings
-from lab.training.real.start import NEW
+from lab.training.real.settings import NEW, PAPER, read_settings
 from lab.training.real.task import AdapterOnSet
 from lab.training.real.training_set import Sample, read_set
 from lab.training.state import load_state

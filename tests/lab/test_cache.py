@@ -4,6 +4,7 @@ import ast
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from lab import ROOT
 from lab.jobs.hashes import Hashes
 from lab.training.real import cache as cache_module
 from lab.training.real import encoders as encoders_module
-from lab.training.real.cache import Cache
+from lab.training.real.cache import Cache, EncodingWorker
 from lab.training.real.encoders import CODE, Encoders
 from lab.training.real.training_set import Sample, read_set
 from msd_core.adapters.family import Needs
@@ -136,3 +137,36 @@ def test_a_file_that_was_cut_short_is_none(tmp_path: Path, monkeypatch: pytest.M
         assert not cache.has(key)
     cache.save(key, encoded)
     assert cache.has(key) and torch.equal(cache.load(key)["latent"], encoded["latent"])
+
+
+def test_a_file_that_is_damaged_while_it_is_trained_on(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, "key")
+    key = cache.key(None)
+    cache.save(key, {"latent": torch.ones(4)})
+    cache.path(key).write_bytes(cache.path(key).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{key}.safetensors was damaged meanwhile: "):
+        cache.load(key)
+
+
+def test_a_cache_that_cant_be_written_ends_the_run(tmp_path: Path) -> None:
+    """Not only its sample, as one does that can't be encoded."""
+
+    class Blank:
+        def blank(self) -> dict[str, torch.Tensor]:
+            shutil.rmtree(tmp_path / "cache")
+            (tmp_path / "cache").touch()
+            return {"latent": torch.ones(4)}
+
+    (tmp_path / "cache").mkdir()
+    encoders: Any = Blank()
+    worker = EncodingWorker(Cache(tmp_path / "cache", "key"), encoders)
+    with pytest.raises(OSError, match="cache"):
+        worker.make((worker.cache.key(None), None))
+
+
+def test_safetensors_errors_are_the_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "process_name", lambda: "x" * 300)  # too long a name
+    with pytest.raises(OSError, match=r"\.safetensors can't be written: "):
+        Cache(tmp_path, "key").save("ab", {"latent": torch.ones(4)})

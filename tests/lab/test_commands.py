@@ -1,21 +1,29 @@
 """The commands of the lab: help, and a sentence instead of a traceback."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from drawn_set import save_drawn_set
-from job_lines import line, save_lines
+from job_lines import ENVIRONMENT, line, save_lines
+from safetensors.torch import save_file
 
 import lab.demo
 import lab.evaluation.__main__
 import lab.jobs.__main__
 import lab.templates
 import lab.training.__main__
+from lab import ROOT
 from lab.jobs.folder import Folder
+from lab.jobs.worker import STOPPED
 from lab.microworld import MODELS
 from lab.progress import Progress
 from lab.training.real.settings import PAPER, read_settings
@@ -55,6 +63,27 @@ def test_help(
 ) -> None:
     assert run(COMMANDS[name], monkeypatch, "--help") == 0
     assert f"usage: python -m {name}" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_pytorch_is_imported(tmp_path: Path) -> None:
+    """That takes seconds, and loses exceptions. Here it takes longer."""
+    begun = tmp_path / "begun"
+    (tmp_path / "torch.py").write_text(
+        f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab.training", "check", tmp_path],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "Stopped. The same command goes on.\n"
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("name", ["lab.demo", "lab.templates"])
@@ -150,6 +179,20 @@ def run_jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: object) -> ob
     )
 
 
+def test_what_ctrl_c_became(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's import makes a RecursionError of it."""
+
+    def make(*_: object) -> None:
+        STOPPED.set()
+        raise RecursionError
+
+    monkeypatch.setattr(lab.jobs.__main__, "make", make)
+    try:
+        assert run_jobs(tmp_path, monkeypatch) == "Stopped. The same command goes on."
+    finally:
+        STOPPED.clear()
+
+
 def test_a_dry_run_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,9 +221,35 @@ def test_no_workers(
     assert "--server goes without --workers" in printed
 
 
+@pytest.mark.parametrize("address", ["", "nonsense", "http://127.0.0.1:8265"])
+def test_an_address_that_is_none(
+    tmp_path: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An empty one is that of a variable that isn't set, not the loop."""
+    assert run_jobs(tmp_path, monkeypatch, "--address", address) == 2
+    assert f"must be like 10.0.0.1:6379, or auto, got {address!r}" in capsys.readouterr().err
+
+
+def test_an_address_where_nothing_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = run_jobs(tmp_path, monkeypatch, "--address", "127.0.0.1:1")
+    assert str(error).startswith("--address: nothing answers at 127.0.0.1:1: ")
+    assert str(error).count("\n") == 0
+
+
 def test_a_server_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = run_jobs(tmp_path, monkeypatch, "--server", "http://127.0.0.1:1")
     assert str(error).startswith("--server: http://127.0.0.1:1 isn't a ComfyUI that answers")
+
+
+def test_jobs_without_lines_or_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = tmp_path / "lost"
+    error = run_jobs(tmp_path, monkeypatch, "--workflow", lost)
+    assert error == f"--workflow: there is no file {lost}."
+    error = run(COMMANDS["lab.jobs"], monkeypatch, "run", lost, "--out", tmp_path / "out")
+    assert error == f"lines: there is no file {lost}."
 
 
 def test_jobs_without_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +300,11 @@ def run_arguments(tmp_path: Path) -> dict[str, object]:
         ("--adapter", "no.safetensors", "--adapter: there is no such file."),
         ("--adapter", MODELS / "judge/judge.safetensors", "is not an adapter of MS-Diffusion"),
         ("--set", "no", "no doesn't exist."),
-        ("--edge", 100, "--edge: expected a multiple of 128, got 100."),
+        ("--edge", 100, "--edge: expected a multiple of 128 up to 4096, got 100."),
+        ("--edge", 2**40, "--edge: expected a multiple of 128 up to 4096, got 1099511627776."),
+        ("--settings", "no.json", "--settings: no.json can't be read: No such file or directory."),
+        ("--work", PAPER, f"--work: {PAPER} is no folder."),
+        ("--cache", PAPER, f"--cache: {PAPER} is no folder."),
     ],
 )
 def test_a_run_with_one_thing_wrong(
@@ -242,7 +315,83 @@ def test_a_run_with_one_thing_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = [x for pair in (run_arguments | {option: value}).items() for x in pair]
-    assert sentence in str(run(COMMANDS["lab.training"], monkeypatch, "run", *given))
+    said = str(run(COMMANDS["lab.training"], monkeypatch, "run", *given))
+    assert sentence in said and "\n" not in said
+    assert run(COMMANDS["lab.training"], monkeypatch, "run", *given, "--dry-run") == said
+
+
+def test_a_gpu_that_is_too_small(
+    run_arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr("lab.training.real.run.train_adapter", fail)
+    given = [x for pair in run_arguments.items() for x in pair]
+    error = run(COMMANDS["lab.training"], monkeypatch, "run", *given)
+    assert error == "Lower micro_batch or --edge, or give --recompute: CUDA out of memory."
+
+
+BAD_MODELS = {
+    "garbage.safetensors": "Error while deserializing header: header too large",
+    "cut.safetensors": "Error while deserializing header: incomplete metadata, file not fully cov",
+    "garbage.ckpt": "It is no file of torch.save, or was cut short",
+    "list.ckpt": "It holds no table of weights",
+    "code.ckpt": "Weights only load failed",
+    "no_unet.safetensors": "It has no UNet of theirs",
+    "no_unet.ckpt": "It has no UNet of theirs",
+    "no_vae.safetensors": "It has no VAE",
+    "no_vision.safetensors": "It has no image encoder of CLIP's",
+}
+
+
+def save_bad_models(folder: Path) -> None:
+    for name in ("garbage.safetensors", "garbage.ckpt"):
+        (folder / name).write_bytes(bytes(range(1, 256)) * 8)
+    whole = (MODELS / "checkpoints/micro.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[:-1])
+    torch.save([1, 2], folder / "list.ckpt")
+    torch.save({"state_dict": folder}, folder / "code.ckpt")  # an object of Python's
+    key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    parts = {key: torch.zeros(4, 4)}, {"first_stage_model.decoder.conv_in.weight": torch.zeros(4)}
+    save_file(parts[0], folder / "no_vae.safetensors")
+    for name in ("no_unet", "no_vision"):
+        save_file(parts[1], folder / f"{name}.safetensors")
+    torch.save({"state_dict": parts[1]}, folder / "no_unet.ckpt")
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_a_run_with_a_bad_model(
+    run_arguments: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A dry run says the same, and neither has written anything before."""
+    save_bad_models(tmp_path)
+    option, kind = "--checkpoint", "a checkpoint of SDXL or SD1.5"
+    if name.startswith("no_vision"):
+        option, kind = "--clip-vision", "CLIP's image encoder"
+    given = [x for pair in (run_arguments | {option: tmp_path / name}).items() for x in pair]
+    sentence = str(run(COMMANDS["lab.training"], monkeypatch, "run", *given, "--dry-run"))
+    expected = f"{option}: {tmp_path / name} can't be loaded as {kind}: {BAD_MODELS[name]}"
+    assert sentence.startswith(expected) and "\n" not in sentence
+    assert run(COMMANDS["lab.training"], monkeypatch, "run", *given) == sentence
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_adapter_of_another_checkpoint(
+    run_arguments: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It's found before the set is encoded."""
+    keys = (4, 5, 7, 8)
+    block = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
+    unet = {block.format(n): torch.zeros(8, 768) for n in keys}
+    other = tmp_path / "other.safetensors"
+    save_file({**unet, "first_stage_model.decoder.conv_in.weight": torch.zeros(4)}, other)
+    given = [x for pair in (run_arguments | {"--checkpoint": other}).items() for x in pair]
+    for more in ((), ("--dry-run",)):
+        sentence = str(run(COMMANDS["lab.training"], monkeypatch, "run", *given, *more))
+        assert sentence.startswith("--adapter: the adapter is for another model (a text ")
+        assert "the model is SD1.5 (768)" in sentence and "\n" not in sentence
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(
@@ -332,6 +481,9 @@ def test_check_says_what_is_wrong(
     printed = capsys.readouterr().out
     assert "2 sound samples" in printed and printed.endswith("Nothing was written.\n")
     assert not sheet.exists()
+    for path in (tmp_path / "lost" / "sheet.png", tmp_path / "sheet.xyz"):
+        error = run(COMMANDS["lab.training"], monkeypatch, *check[:2], "--sheet", path)
+        assert str(error).startswith(f"--sheet: {path} can't be written: ")
 
 
 def test_scores_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

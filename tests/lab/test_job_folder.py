@@ -88,8 +88,14 @@ def test_a_reference_that_is_deleted_fails_its_job(folder: Folder, tmp_path: Pat
 
 
 def test_files_of_another_program(folder: Folder) -> None:
-    for text in ('{"x": 1}\n', "[]\n", '{"id": "1", "err{"id": "2", "error": "It failed."}\n'):
-        folder.failed.write_text(text)
+    lines = (
+        b'{"x": 1}\n',
+        b"[]\n",
+        b'{"id": "1", "err{"id": "2", "error": "It failed."}\n',
+        b"\xff\n",
+    )
+    for line in lines:
+        folder.failed.write_bytes(line)
         with pytest.raises(
             ValueError, match=r"failed.jsonl isn't as lab.jobs writes it; delete it"
         ):

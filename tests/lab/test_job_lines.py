@@ -10,8 +10,9 @@ import pytest
 from job_lines import line, save_lines
 from PIL import Image
 
+from lab import ROOT
 from lab.jobs.hashes import Hashes
-from lab.jobs.lines import WORKFLOW, Job, read_jobs, read_workflow
+from lab.jobs.lines import MAX_SUBJECTS, WORKFLOW, Job, read_jobs, read_workflow
 from lab.microworld import MODELS
 
 
@@ -68,6 +69,9 @@ MISTAKES = {
         f"no folder of {MODELS} has other.safetensors, and it isn't beside the lines."
     ),
     json.dumps({"subjects": []}): 'subjects must be a list like [{"phrase": "cat", ...}].',
+    json.dumps({"subjects": [with_subject()["subjects"][0]] * 17}): (
+        "subjects must be at most 16, got 17."
+    ),
     json.dumps({"subjects": [3]}): "subject 1 must be an object, got 3.",
     json.dumps(with_subject(boxes=[])): (
         "subject 2: unknown field 'boxes'; there are phrase, box, weight, reference, mask."
@@ -301,3 +305,7 @@ def test_hashes_of_another_program(tmp_path: Path, text: str) -> None:
     (tmp_path / "hashes.json").write_text(text)
     with pytest.raises(ValueError, match=r"hashes.json isn't a file of hashes; delete it, and"):
         Hashes(tmp_path / "hashes.json")
+
+
+def test_the_most_subjects_are_those_of_the_node() -> None:
+    assert f"\nMAX_SUBJECTS = {MAX_SUBJECTS}\n" in (ROOT / "nodes/subjects.py").read_text()

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from job_lines import ENVIRONMENT, failing, finish, line, pictures, save_lines, 
 from lab.host import host_folder
 from lab.host.server import PromptError, Server
 from lab.jobs.__main__ import main
+from lab.jobs.engines import JOB_MEMORY
 from lab.jobs.folder import Folder
 from lab.microworld import MODELS
 
@@ -175,6 +177,59 @@ def test_ray_leaves_a_job_alone_that_kills_its_worker(tmp_path: Path) -> None:
         expected = "failed Its worker died." if number == 3 else "made"
         assert f"{number} {expected}" in done.stdout
     assert "\nA worker failed: ValueError: It can't begin.\n" in done.stdout
+
+
+@pytest.fixture
+def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Of a Ray that runs already, as `ray start` leaves one on a cluster's first machine, with a
+    token."""
+    monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_TOKEN", "a" * 64)  # not one in the user's folder
+    monkeypatch.delitem(ENVIRONMENT, "RAY_AUTH_MODE", raising=False)
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        address = Path(folder) / "ray_current_cluster"
+        options = {
+            "--port": "0",  # any that is free
+            "--num-cpus": "2",
+            "--include-dashboard": "false",
+            "--object-store-memory": str(JOB_MEMORY),
+            "--temp-dir": folder,
+        }
+        head = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *("--disable-usage-stats", *(x for pair in options.items() for x in pair)),
+            ],
+            env={**ENVIRONMENT, "RAY_AUTH_MODE": "token"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            wait_for(lambda: address.exists() and bool(address.read_text()), head)
+            yield address.read_text()
+            assert head.poll() is None
+        finally:
+            processes = psutil.Process(head.pid).children(recursive=True)
+            for process in (head, *processes):
+                process.kill()
+            head.communicate()
+            psutil.wait_procs(processes)
+
+
+def test_a_ray_that_runs_already_makes_the_same(
+    loop: Loop, ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, given = tmp_path / "out", ("--address", ray_address, "--workers", "2")
+    printed = finish(start(loop.command, out, *given), 1)
+    said = printed.splitlines()[-1]
+    assert said.startswith(f"--address: Ray can't be reached at {ray_address}: Failed to connect")
+    assert said.endswith(" If it was started with a token, set RAY_AUTH_MODE=token.")
+    monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_MODE", "token")
+    printed = finish(start(loop.command, out, *given), 1)
+    assert f"{COUNT} to make by Ray at {ray_address}." in printed
+    assert_as_the_loop(out, loop)
+    workers = {json.loads(path.read_text())["worker"][-2:] for path in out.glob("??/*.json")}
+    assert workers <= {"@0", "@1"}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ import torch
 from golden import Golden
 from test_ip_adapter import FILES, LAYERS, shapes_of
 
-from lab.training.real.start import NEW, Shapes, new_adapter
+from lab.training.real.headers import Shapes
+from lab.training.real.settings import NEW
+from lab.training.real.start import new_adapter
 
 MS = Golden("e_sdxl_manifest").manifest
 # Pooled and hidden width of the image encoders that the files name.

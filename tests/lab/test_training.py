@@ -248,8 +248,9 @@ def test_a_state_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         resume_state(tmp_path, SETTINGS)
 
 
-def test_what_is_no_state_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tiny.pt").write_bytes(b"no state")
+@pytest.mark.parametrize("content", [b"", b"no state", b"hello world", bytes(range(256))])
+def test_what_is_no_state_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tiny.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"tiny.pt can't be read as the state of a stage"):
         resume_state(tmp_path, SETTINGS)
     with pytest.raises(FileNotFoundError, match="train --stage vae"):

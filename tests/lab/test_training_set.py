@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def test_tar_files_are_as_a_folder(drawn: Path, tmp_path: Path) -> None:
         ({"caption": " "}, "its caption must be a text that isn't empty"),
         ({"author": "me"}, "it has an unknown field 'author'"),
         ({"subjects": {}}, "its subjects must be a list"),
+        ({"subjects": [{}] * 17}, "its subjects must be at most 16, got 17"),
         ({"subject_box": [0, 0, 1]}, "subject 1: box must be four numbers x0, y0, x1, y1"),
         ({"subject_box": [0, 0, True, 1]}, "subject 1: box must be four numbers x0, y0, x1, y1"),
         ({"subject_box": [0.5, 0, 0.2, 1]}, "subject 1: box must be x0 < x1 and y0 < y1 in 0..1"),
@@ -170,7 +172,9 @@ def test_boxes_stay_with_what_they_show(drawn: Path) -> None:
 def test_another_set_is_another_run() -> None:
     one, other = (read_settings(PAPER, decided_by={"set": name}) for name in "ab")
     assert one.differences(one.to_dict()) == []
-    assert other.differences(one.to_dict()) == ["decided_by is {'set': 'b'}, was {'set': 'a'}"]
+    assert other.differences(one.to_dict()) == ["the set changed"]
+    slower = replace(other, lr=1e-5)
+    assert slower.differences(one.to_dict()) == ["lr is 1e-05, was 0.0001", "the set changed"]
 
 
 SQUARE = {"image_id": 1, "category_id": 7, "iscrowd": 0, "bbox": [20, 10, 60, 60],

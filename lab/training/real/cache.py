@@ -43,15 +43,25 @@ class Cache:
             return False
 
     def save(self, key: str, encoded: Encoded) -> None:
-        """Write a file as a whole; if another process has done so, it's the same."""
+        """Write a file as a whole; if another process has done so, it's the same.
+
+        Raises OSError: it can't be written.
+        """
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{key}.{process_name()}")  # not another machine's
-        save_file(encoded, aside)
+        try:
+            save_file(encoded, aside)
+        except SafetensorError as error:
+            raise OSError(f"{path} can't be written: {error}.") from error
         aside.replace(path)
 
     def load(self, key: str) -> Encoded:
-        return load_file(self.path(key))
+        """Raises ValueError: the file was damaged since it was found whole."""
+        try:
+            return load_file(self.path(key))
+        except SafetensorError as error:
+            raise ValueError(f"{self.path(key)} was damaged meanwhile: {error}.") from error
 
     def buckets(self, keys: Sequence[str]) -> list[list[str]]:
         """Keys of samples with subjects, by the size of their latents."""
@@ -71,12 +81,16 @@ class EncodingWorker:
     encoders: Encoders
 
     def make(self, job: tuple[str, Sample | None]) -> str:
-        """Encode a sample by its key; returns why it can't be, or nothing."""
+        """Encode a sample by its key; returns why it can't be, or nothing.
+
+        Raises OSError: the cache can't be written, which is the end of the run.
+        """
         key, sample = job
         try:
-            self.cache.save(key, self.encoders.encode(sample) if sample else self.encoders.blank())
+            encoded = self.encoders.encode(sample) if sample else self.encoders.blank()
         except (OSError, ValueError) as error:
             return f"{sample.name if sample else 'no reference'}: {error}"
+        self.cache.save(key, encoded)
         return ""
 
 

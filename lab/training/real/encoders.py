@@ -43,6 +43,7 @@ CODE = (
     "nodes/memo.py",
     "nodes/subjects.py",
 )
+KINDS = {"--checkpoint": "a checkpoint of SDXL or SD1.5", "--clip-vision": "CLIP's image encoder"}
 # What the host's loaders raise of files that aren't what they expect.
 LOAD_ERRORS = (
     AttributeError, EOFError, KeyError, RuntimeError, SafetensorError, TypeError, UnpicklingError,
@@ -130,7 +131,7 @@ class Encoders:
         """
         nodes = self.nodes  # which loads the host
         add_folder("checkpoints", self.checkpoint)
-        with _explain("--checkpoint", self.checkpoint, "a checkpoint of SDXL or SD1.5"):
+        with explain("--checkpoint", self.checkpoint):
             model, clip, vae = run_node(
                 nodes, "CheckpointLoaderSimple", ckpt_name=self.checkpoint.name
             )
@@ -144,7 +145,7 @@ class Encoders:
         """Raises ValueError: it isn't CLIP's, or can't be read."""
         nodes = self.nodes
         add_folder("clip_vision", self.clip_vision)
-        with _explain("--clip-vision", self.clip_vision, "CLIP's image encoder"):
+        with explain("--clip-vision", self.clip_vision):
             return run_node(nodes, "CLIPVisionLoader", clip_name=self.clip_vision.name)[0]
 
     def load(self) -> None:
@@ -224,14 +225,16 @@ class Encoders:
 
 
 @contextmanager
-def _explain(option: str, path: Path, what: str) -> Iterator[None]:
-    """Raises ValueError: the host couldn't load a file as what it should be."""
+def explain(option: str, path: Path) -> Iterator[None]:
+    """Raises ValueError: an option's file couldn't be loaded as what it should be."""
     try:
         yield
     except LOAD_ERRORS as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         reason = first.partition(". ")[0].rstrip(".")
-        raise ValueError(f"{option}: {path} can't be loaded as {what}: {reason}.") from error
+        raise ValueError(
+            f"{option}: {path} can't be loaded as {KINDS[option]}: {reason}."
+        ) from error
 
 
 def add_folder(kind: str, path: Path) -> None:

@@ -15,11 +15,13 @@ from lab.progress import Progress
 from lab.training import processes
 from lab.training.real.cache import Cache, MakeEncodingWorker
 from lab.training.real.encoders import Encoders
+from lab.training.real.headers import check_adapter, checkpoint_shapes, vision_shapes
 from lab.training.real.settings import read_settings
-from lab.training.real.start import initialize, new_adapter, shapes_of
+from lab.training.real.start import initialize, new_adapter
 from lab.training.real.training_set import Sample, count_strays, draw_samples, read_set, scan
 
 SHOWN = 12  # samples on the contact sheet
+MAX_EDGE = 4096
 
 
 def check_set(path: Path, sheet: Path | None) -> bool:
@@ -43,7 +45,10 @@ def check_set(path: Path, sheet: Path | None) -> bool:
     if unnamed:
         print(f"{unnamed} phrases aren't in their captions: those subjects aren't asked for there.")
     if samples and sheet:
-        draw_samples(samples[:: max(1, len(samples) // SHOWN)][:SHOWN], sheet)
+        try:
+            draw_samples(samples[:: max(1, len(samples) // SHOWN)][:SHOWN], sheet)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--sheet: {sheet} can't be written: {error}.") from error
         print(f"Some of them are in {sheet}.")
     elif not sheet:
         print("Nothing was written.")
@@ -75,15 +80,23 @@ class Run:
             path = getattr(options, name)
             if path and not path.is_file():
                 raise FileNotFoundError(f"--{name.replace('_', '-')}: there is no such file.")
+        checkpoint = checkpoint_shapes(options.checkpoint)
+        clip_vision = vision_shapes(options.clip_vision)
         samples = read_set(options.set)
         adapter: Any
         if options.new:
-            checkpoint = shapes_of("--checkpoint", options.checkpoint)
-            clip_vision = shapes_of("--clip-vision", options.clip_vision)
+            if checkpoint is None or clip_vision is None:
+                option = "--checkpoint" if checkpoint is None else "--clip-vision"
+                raise ValueError(
+                    f"{option}: --new can't read sizes off files as PyTorch wrote them before 1.6. "
+                    "Save it as safetensors."
+                )
             adapter = new_adapter(options.new, checkpoint, clip_vision)
             start = f"new {options.new}"
         else:
             adapter = load_adapter(options.adapter)
+            if checkpoint is not None:
+                check_adapter(checkpoint, adapter.layers)
             start = adapter.digest
             if options.fresh:
                 start = f"new weights of the sizes of {start}"
@@ -174,10 +187,19 @@ def train_adapter(run: Run) -> None:
 def main(options: argparse.Namespace) -> bool:
     """Do `cache` or `run`; returns whether nothing was wrong."""
     processes.join()
-    if options.edge < 128 or options.edge % 128:
-        raise ValueError(f"--edge: expected a multiple of 128, got {options.edge}.")
+    if options.edge % 128 or not 128 <= options.edge <= MAX_EDGE:
+        raise ValueError(
+            f"--edge: expected a multiple of 128 up to {MAX_EDGE}, got {options.edge}."
+        )
+    for name in ("work", "cache"):
+        if (path := getattr(options, name)) and path.exists() and not path.is_dir():
+            raise ValueError(f"--{name}: {path} is no folder.")
     run = Run.open(options)
     if options.command == "cache":
         return fill_cache(run)
-    train_adapter(run)
+    try:
+        train_adapter(run)
+    except torch.OutOfMemoryError as error:
+        said = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"Lower micro_batch or --edge, or give --recompute: {said}.") from error
     return True

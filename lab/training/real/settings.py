@@ -10,6 +10,13 @@ from lab.training.config import StageSettings
 
 PAPER = Path(__file__).with_name("paper.json")
 STAGE = "run"  # its state is run.pt
+# Kinds of adapters that need no file to start from.
+NEW = ("ms-diffusion", "ip-adapter", "ip-adapter-plus", "mip-adapter", "mip-adapter-plus")
+DECIDES = {
+    "encoders": "the checkpoint, the image encoder, --edge, or the code that encodes",
+    "set": "the set",
+    "adapter": "what it starts from",
+}
 DROPS = ("text", "image", "both", "grounding")
 
 
@@ -50,12 +57,19 @@ class RunSettings(StageSettings):
                 f"{self.stage}: text, image and both must be at most 1 together, and grounding too."
             )
 
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """As for all settings; of what else decides the result only which it is: hashes say no
+        more."""
+        before = other.get("decided_by", {})
+        changed = [n for n, value in self.decided_by.items() if before.get(n) != value]
+        others = super().differences({**other, "decided_by": self.decided_by})
+        return others + [f"{DECIDES[name]} changed" for name in changed]
+
 
 def read_settings(path: Path, **more: Any) -> RunSettings:
     """Those of a file, and what isn't set in files.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: it isn't such a file, or asks for a package that isn't installed.
     """
     others = ("stage", "scenes", "minutes", "decided_by")
@@ -77,5 +91,7 @@ def read_settings(path: Path, **more: Any) -> RunSettings:
         if settings.optimizer == "adamw8bit" and not find_spec("bitsandbytes"):
             raise ValueError("bitsandbytes is missing: install the dependency group training.")
         return settings
+    except OSError as error:
+        raise ValueError(f"--settings: {path} can't be read: {error.strerror}.") from None
     except ValueError as error:
         raise ValueError(f"--settings: {path}: {error}") from None

@@ -1,15 +1,13 @@
 """What the training of an adapter starts from, besides an adapter's file: new weights."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lab.training.real.frozen import Frozen
+from lab.training.real.headers import Shapes, unet_shapes
 from msd_core.adapters.ip_adapter import IPAdapter, LinearImageProj, PlusImageProj
 from msd_core.adapters.mip_adapter import MIPAdapter, MIPProjection
 from msd_core.adapters.ms_diffusion import MSAdapter
@@ -19,38 +17,22 @@ from msd_core.adapters.released import ReleasedAdapter
 from msd_core.adapters.resampler import GroundingResampler, ResamplerSizes
 from msd_core.models.unet import cross_attentions
 
-NEW = ("ms-diffusion", "ip-adapter", "ip-adapter-plus", "mip-adapter", "mip-adapter-plus")
 # Sizes of the released files: of a perceiver, whose width is 1280 for SDXL and else that of the
 # text; image tokens without one; dummy tokens, which never influence inference.
 SDXL_TEXT, SDXL_WIDTH, DEPTH, HEAD_WIDTH, TOKENS, FEED_FORWARD = 2048, 1280, 4, 64, 16, 4
 LINEAR_TOKENS = DUMMY_TOKENS = 4
-Shapes = Mapping[str, Sequence[int]]
-
-
-def shapes_of(option: str, path: Path) -> Shapes:
-    """Key -> shape of a safetensors file.
-
-    Raises ValueError: it is none.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        raise ValueError(f"{option}: --new reads sizes off safetensors; {path} is none.") from None
 
 
 def new_adapter(kind: str, checkpoint: Shapes, clip_vision: Shapes) -> ReleasedAdapter:
     """An adapter of the sizes of a kind's released files, for these models.
 
     Args:
-        kind: one of `NEW`.
+        kind: one of `settings.NEW`.
         checkpoint, clip_vision: key -> shape of their files.
     Raises:
         ValueError: they aren't of SDXL or SD1.5, or of CLIP.
     """
-    prefix = "model.diffusion_model."
-    unet = {k.removeprefix(prefix): v for k, v in checkpoint.items() if k.startswith(prefix)}
-    attentions = cross_attentions(unet)
+    attentions = cross_attentions(unet_shapes(checkpoint))
     if not attentions:
         raise ValueError("--checkpoint: expected the file of an SDXL or SD1.5 model.")
     text = attentions[0].context

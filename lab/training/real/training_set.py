@@ -22,6 +22,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
+from lab.jobs import lines
+
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 # Of the subjects that importers take: at least this much of the picture in its box, and at most so
 # many of a picture, the largest ones.
@@ -175,6 +177,10 @@ def _read_sample(name: str, parts: dict[str, Part], look: bool) -> Sample:
         raise ValueError("its caption must be a text that isn't empty")
     if not isinstance(content["subjects"], list):
         raise ValueError("its subjects must be a list")
+    if len(content["subjects"]) > lines.MAX_SUBJECTS:
+        raise ValueError(
+            f"its subjects must be at most {lines.MAX_SUBJECTS}, got {len(content['subjects'])}"
+        )
     folder = key.rpartition("/")[0]
     subjects = tuple(
         _read_subject(f"subject {number}", subject, folder, parts)
