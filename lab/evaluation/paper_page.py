@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from lab.evaluation.average_precision import average_precision
 from lab.evaluation.published import FOUND, WHOLE_PICTURES, Published
 from lab.evaluation.score_files import Rows, Scored
-from lab.evaluation.tables import footnote, scores_table, table_row
+from lab.evaluation.tables import footnote, scores_table, shown, table_row
 
 PAPER_COLUMNS = {"clip_i": "CLIP-I", "dino": "DINO", "m_dino": "M-DINO", "clip_t": "CLIP-T"}
 FOUND_COLUMNS = {
@@ -22,8 +23,7 @@ PAGE = """# Beside the paper's figures
 
 Written by `python -m lab.evaluation report --scores SCORES`. [evaluation.md](evaluation.md) says
 how the figures come about, and what is chosen where nothing is published. Our own are means over
-lines with 95 % bootstrap intervals over combinations, all lines of which are drawn together; AP
-has none.
+lines with 95 % bootstrap intervals over combinations, all lines of which are drawn together.
 
 The paper's own text could be read only in its abstract where this was written. Its rows are those
 that the named sources give.
@@ -59,7 +59,7 @@ def paper_page(found: dict[str, dict[str, Scored]]) -> str:
         if "detected" in sets:
             rows = sets["detected"][1]
             parts.append(f"\nOur own, set `detected`:\n\n{own_table(rows, found_columns)}")
-            parts += [f"\n{average_precision(rows)}", slots_table(rows)]
+            parts += [f"\n{precision_words(rows)}", slots_table(rows)]
         for name, (made_by, rows) in sets.items():
             parts.append(f"\n{footnote(name, made_by, rows)}")
         if not sets:
@@ -96,30 +96,11 @@ def own_table(rows: Rows, columns: dict[str, str]) -> str:
     return scores_table(cases, columns, groups, "lines", scale=1, digits=3)
 
 
-def average_precision(rows: Rows) -> str:
-    """A sentence: COCO's AP of detections against asked boxes, phrases as classes."""
-    import faster_coco_eval  # noqa: F401  (torchmetrics would say less if it is missing)
-    import torch
-    from torchmetrics.detection import MeanAveragePrecision
-
+def precision_words(rows: Rows) -> str:
+    """A sentence."""
     scored = [row for row in rows.values() if not row["error"]]
-    phrases = sorted({phrase for row in scored for phrase in row["phrases"]})
-    numbers = {phrase: number for number, phrase in enumerate(phrases)}
-    metric = MeanAveragePrecision(backend="faster_coco_eval")
-    for row in scored:
-        # COCO's code is for pixels, and IoU doesn't mind.
-        found = {
-            "boxes": 1000 * torch.tensor(row["found_boxes"]).reshape(-1, 4),
-            "scores": torch.tensor(row["found_scores"]),
-            "labels": torch.tensor([numbers[p] for p in row["found_phrases"]], dtype=torch.long),
-        }
-        asked = {
-            "boxes": 1000 * torch.tensor(row["boxes"]),
-            "labels": torch.tensor([numbers[p] for p in row["phrases"]]),
-        }
-        metric.update([found], [asked])
-    values = metric.compute()
-    return f"AP {float(values['map']):.3f}, AP50 {float(values['map_50']):.3f}."
+    whole, half = average_precision(scored, [row["name"] for row in scored])
+    return f"AP {shown(whole, 1, 3)}, AP50 {shown(half, 1, 3)}."
 
 
 def slots_table(rows: Rows) -> str:

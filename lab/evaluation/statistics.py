@@ -27,16 +27,16 @@ def mean_and_interval(rows: Rows, groups: Sequence[str] | None = None) -> Interv
     names = np.arange(len(values)) if groups is None else np.asarray(groups)
     of_group = np.unique(names[counts], return_inverse=True)[1]
     sums, sizes = np.bincount(of_group, values[counts]), np.bincount(of_group)
-    picks = _picks(len(sums))
-    low, high = _interval(sums[picks].sum(1) / sizes[picks].sum(1))
+    picks = draw_groups(len(sums))
+    low, high = quantiles(sums[picks].sum(1) / sizes[picks].sum(1))
     return float(values[counts].mean()), low, high
 
 
 def ratio(part: Rows, whole: Rows) -> Interval:
     """Ratio of two means over the scenes of `part`."""
     a, b = (np.array([np.nanmean(row) for row in rows]) for rows in (part, whole[: len(part)]))
-    picks = _picks(len(a))
-    low, high = _interval(a[picks].mean(1) / b[picks].mean(1))
+    picks = draw_groups(len(a))
+    low, high = quantiles(a[picks].mean(1) / b[picks].mean(1))
     return float(a.mean() / b.mean()), low, high
 
 
@@ -44,14 +44,16 @@ def difference(a: Rows, b: Rows) -> Interval:
     """Mean of a minus b over the scenes that both have."""
     n = min(len(a), len(b))
     gap = np.array(a[:n]).mean(1) - np.array(b[:n]).mean(1)
-    low, high = _interval(gap[_picks(n)].mean(1))
+    low, high = quantiles(gap[draw_groups(n)].mean(1))
     return float(gap.mean()), low, high
 
 
-def _picks(n: int) -> np.ndarray:
+def draw_groups(n: int) -> np.ndarray:
+    """[DRAWS, n], which of n groups each draw has, some more than once; always the same."""
     return np.random.default_rng(0).integers(0, n, (DRAWS, n))
 
 
-def _interval(means: np.ndarray) -> tuple[float, float]:
+def quantiles(means: np.ndarray) -> tuple[float, float]:
+    """The ends of the interval, from the means [DRAWS] of draws."""
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -5,14 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lab import ROOT
 from lab.evaluation.__main__ import main
+from lab.evaluation.average_precision import average_precision, find, weighted_precision
 from lab.evaluation.paper_page import (
     BENCHES,
     PAPER_COLUMNS,
-    average_precision,
     own_table,
     paper_page,
     published_table,
@@ -80,14 +81,55 @@ def test_means_over_lines_and_intervals_over_combinations() -> None:
 
 def test_average_precision() -> None:
     """A box that overlaps by 0.62 counts at 3 of COCO's 10 thresholds."""
-    assert average_precision({1: detected_row(1, BOXES, [1, 2])}) == "AP 1.000, AP50 1.000."
+
+    def values(*rows: Any) -> tuple[float, float]:
+        whole, half = average_precision(rows, ["a"] * len(rows))
+        for value, *ends in (whole, half):
+            assert ends == pytest.approx([value] * 2)  # of one combination
+        return whole[0], half[0]
+
+    assert values(detected_row(1, BOXES, [1, 2])) == (1.0, 1.0)
     part = [[0.0, 0.0, 0.5, 0.62], [0.5, 0.0, 1.0, 0.62]]
-    assert average_precision({1: detected_row(1, part, [1, 2])}) == "AP 0.300, AP50 1.000."
-    swapped = {1: detected_row(1, BOXES[::-1], [2, 1])}
-    assert average_precision(swapped) == "AP 0.000, AP50 0.000."
-    half = {1: detected_row(1, BOXES, [1, 2]), 2: detected_row(2, BOXES[:1], [1, 0])}
+    assert values(detected_row(1, part, [1, 2])) == pytest.approx((0.3, 1.0))
+    assert values(detected_row(1, BOXES[::-1], [2, 1])) == (0.0, 0.0)
+    half = values(detected_row(1, BOXES, [1, 2]), detected_row(2, BOXES[:1], [1, 0]))
     # The dog of the second isn't found: precision 1 up to a recall of 1/2, COCO's 51 points of 101.
-    assert average_precision(half) == f"AP {(1 + 51 / 101) / 2:.3f}, AP50 {(1 + 51 / 101) / 2:.3f}."
+    assert half == pytest.approx(((1 + 51 / 101) / 2,) * 2)
+
+
+def random_rows(count: int, seed: int) -> list[Any]:
+    """Of three phrases, with detections near the boxes and elsewhere."""
+    g, rows = np.random.default_rng(seed), []
+    for number in range(count):
+        phrases = list(g.choice(["cat", "dog", "cup"], g.integers(1, 4)))
+        low = g.uniform(0, 0.5, (len(phrases), 2))
+        boxes = np.concatenate([low, low + g.uniform(0.2, 0.5, low.shape)], axis=1)
+        row = detected_row(number, [], [0] * len(phrases))
+        row |= {"name": f"{number % 7}", "phrases": phrases, "boxes": boxes.tolist()}
+        more = g.integers(0, 5)
+        seen = g.integers(0, len(phrases), more)
+        found = boxes[seen] + g.normal(0, 0.03, (more, 4))
+        row["found_phrases"] = [phrases[n] for n in seen]
+        row |= {"found_boxes": found.tolist(), "found_scores": g.uniform(0.1, 1, more).tolist()}
+        rows.append(row)
+    return rows
+
+
+def test_intervals_of_average_precision() -> None:
+    """What is drawn again has torchmetrics' precision of lines that are there as often."""
+    rows = random_rows(40, 1)
+    found, weights = find(rows), np.random.default_rng(2).integers(0, 4, len(rows))
+    for times in (np.ones(len(rows), dtype=int), weights):
+        repeated = [row for row, count in zip(rows, times, strict=True) for _ in range(count)]
+        (whole, *_), (half, *_) = average_precision(repeated, ["a"] * len(repeated))
+        assert weighted_precision(found, times) == pytest.approx((whole, half), abs=1e-6)
+        assert 0.05 < whole < half < 0.95
+    few, many = (
+        average_precision(of, [row["name"] for row in of])[0] for of in (rows, random_rows(400, 3))
+    )
+    assert few[1] < few[0] < few[2] and many[1] < many[0] < many[2]
+    alone = average_precision(rows, [f"{n}" for n in range(len(rows))])[0]
+    assert alone[1] < alone[0] < alone[2] and alone != few
 
 
 def test_which_slot_shows_whom() -> None:
@@ -117,7 +159,10 @@ def test_a_page_with_scores(
     page = (tmp_path / "published.md").read_text()
     assert page.count("Not measured") == 1 and page.index("## DreamBench") < page.index("Not meas")
     assert "Our own, set `paper`:\n\n| | lines | CLIP-I | DINO | M-DINO | CLIP-T |" in page
-    assert "| two subjects | 5 | 0.350 [" in page and "AP 1.000, AP50 1.000." in page
+    assert (
+        "| two subjects | 5 | 0.350 [" in page
+        and "AP 1.000 [1.000, 1.000], AP50 1.000 [1.000, 1.000]." in page
+    )
     assert "`paper`: version 1, clip abc. Of 6 lines 1 have no scores:" in page
     assert "- line 6 (3): It has no picture." in page
     assert "`detected`: version 1, owlv2 def. Of 5 lines 0 have no scores." in page
