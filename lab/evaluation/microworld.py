@@ -31,13 +31,15 @@ def choose_cases(models: Path, names: Sequence[str] | None, count: int | None) -
         names: of CASES; None for all. Of these all adapters must be there.
         count: of the scenes of each; None for as many as the case has.
     Raises:
-        FileNotFoundError: an adapter isn't there.
+        FileNotFoundError: an adapter isn't there, or none.
     """
     there = {path.name for path in models.glob("*/*")}
     chosen = [case for case in CASES if (case.name in names if names else case.adapter in there)]
     for case in chosen:
         if case.adapter not in there:
             raise FileNotFoundError(f"{case.name}: no folder of {models} has {case.adapter}.")
+    if not chosen:
+        raise FileNotFoundError(f"no folder of {models} has an adapter of the micro family.")
     chosen = [replace(case, count=count or case.count) for case in chosen]
     cases, drawn = [], set()
     for case in chosen:

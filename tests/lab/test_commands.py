@@ -122,6 +122,8 @@ def test_lines_of_the_micro_world(
     assert error == f"--models: {lost} is no folder."
     error = run(command, monkeypatch, *arguments, "--models", tmp_path)
     assert error == f"masks: no folder of {tmp_path} has ms_adapter_micro.safetensors."
+    error = run(command, monkeypatch, "microworld", "--out", out, "--models", tmp_path)
+    assert error == f"no folder of {tmp_path} has an adapter of the micro family."
     assert run(command, monkeypatch, *arguments, "--count", 201) == 2
     assert "--count must be at most 200, got 201" in capsys.readouterr().err
 
