@@ -11,21 +11,13 @@ docs/evaluation.md says more.
 """
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
-import torch
-
 from lab import ROOT
-from lab.evaluation import dreambench, microworld, msbench
-from lab.evaluation.cases import CASES, MANY
-from lab.evaluation.samples import sample_lines, save_lines
+from lab.ending import FAILED, STOPPED, import_torch
 from lab.jobs.engines import positive
-from lab.microworld import MODELS
-from lab.microworld.judge import JUDGE
-
-BENCHES = {"msbench": msbench, "dreambench": dreambench}
+from lab.microworld import JUDGE, MODELS
 
 PACKAGES = ("faster_coco_eval", "pyarrow", "torchmetrics")
 # Names on the hub; the paper's own code isn't published, see docs/evaluation.md.
@@ -39,26 +31,34 @@ ENCODERS = {
 
 def main() -> None:
     options = parse()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
-        signal.signal(number, signal.default_int_handler)
+    import_torch()
     try:
-        if options.command in (*BENCHES, "microworld"):
-            write_lines(options)
-        elif options.command == "score":
-            from lab.evaluation.scoring import score
-
-            if not score(options):
-                sys.exit(1)
-        else:
-            write_pages(options)
+        do(options)
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on.")
+        sys.exit(STOPPED)
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise
         sys.exit(f"{error.name} is missing: install the dependency group evaluation.")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}." if error.errno else str(error))
+    except ValueError as error:
         sys.exit(str(error))
+
+
+def do(options: argparse.Namespace) -> None:
+    """Do a command. What needs PyTorch is imported from here on."""
+    if options.command == "score":
+        from lab.evaluation.scoring import score
+
+        if not score(options):
+            sys.exit(FAILED)
+    elif options.command == "report":
+        from lab.evaluation.report import report
+
+        report(options.scores, options.pictures, options.out, options.dry_run)
+    else:
+        write_lines(options)
 
 
 def parse() -> argparse.Namespace:
@@ -71,9 +71,8 @@ def parse() -> argparse.Namespace:
     micro = commands.add_parser("microworld", help="write job lines of the micro world, and scenes")
     micro.add_argument("--out", type=Path, required=True, help="file of the lines")
     micro.add_argument("--models", type=Path, default=MODELS, help="folder of the family")
-    names = [case.name for case in CASES]
-    micro.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=", ".join(names))
-    micro.add_argument("--count", type=positive, help=f"scenes of each case, of {MANY}")
+    micro.add_argument("--only", nargs="+", metavar="CASE", help="some of lab/evaluation/cases.py")
+    micro.add_argument("--count", type=positive, help="scenes of each case")
     for name, whose in (("msbench", "MS-Diffusion's"), ("dreambench", "DreamBooth's")):
         bench = commands.add_parser(name, help=f"write job lines of {whose} evaluation")
         bench.add_argument("checkout", type=Path, help=f"of {whose} repository")
@@ -112,28 +111,27 @@ def parse() -> argparse.Namespace:
         command.add_argument(
             "--dry-run", action="store_true", help="say what would be done, write nothing"
         )
-    options = parser.parse_args()
-    if options.command == "microworld" and (options.count or 0) > MANY:
-        parser.error(f"--count must be at most {MANY}, got {options.count}")
-    if options.command == "score" and options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device is cuda, and PyTorch sees none")
-    return options
+    return parser.parse_args()
 
 
 def write_lines(options: argparse.Namespace) -> None:
     """Write the job lines of a benchmark."""
-    folder = options.out.resolve().parent
+    from lab.evaluation import dreambench, microworld, msbench
+    from lab.evaluation.samples import sample_lines, save_lines
+
+    folder, cases = options.out.resolve().parent, []
     if options.out.is_dir() or folder.is_file():
         raise FileExistsError(f"--out: expected a file in a folder, got {options.out}.")
-    cases = []
     if options.command == "microworld":
         if not options.models.is_dir():
             raise FileNotFoundError(f"--models: {options.models} is no folder.")
         cases = microworld.choose_cases(options.models, options.only, options.count)
         lines = [line for case in cases for line in microworld.case_lines(case)]
+        count = f"{len(lines)} lines of {len(cases)} cases"
     else:
-        lines = sample_lines(BENCHES[options.command].read_samples(options.checkout), folder)
-    count = f"{len(lines)} lines of {len({line['name'] for line in lines})} combinations"
+        bench = {"msbench": msbench, "dreambench": dreambench}[options.command]
+        lines = sample_lines(bench.read_samples(options.checkout), folder)
+        count = f"{len(lines)} lines of {len({line['name'] for line in lines})} combinations"
     if options.dry_run:
         print(f"{count} would go to {options.out}.")
         return
@@ -141,18 +139,6 @@ def write_lines(options: argparse.Namespace) -> None:
         microworld.save_scenes(cases, folder)
     save_lines(lines, options.out)
     print(f"Wrote {count} to {options.out}.")
-
-
-def write_pages(options: argparse.Namespace) -> None:
-    """Write the pages of the scores that are there."""
-    from lab.evaluation.report import find_scores, report
-
-    if options.dry_run:
-        found = find_scores(options.scores)
-        sets = [f"{bench}/{name}" for bench, of in found.items() for name in of]
-        print(f"There are scores of {', '.join(sets)}. Nothing was written.")
-    else:
-        report(options.scores, options.pictures, options.out)
 
 
 if __name__ == "__main__":

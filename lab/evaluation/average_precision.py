@@ -18,7 +18,7 @@ MAX_FOUND = 100  # detections of a phrase in a picture that count
 
 
 @dataclass(frozen=True)
-class Found:
+class Detections:
     """A phrase in all lines.
 
     Attributes:
@@ -53,7 +53,7 @@ def average_precision(rows: Sequence[Row], groups: Sequence[str]) -> tuple[Inter
     return whole, half
 
 
-def find(rows: Sequence[Row]) -> list[Found]:
+def find(rows: Sequence[Row]) -> list[Detections]:
     """Each phrase that any line asks for."""
     found = []
     for phrase in sorted({phrase for row in rows for phrase in row["phrases"]}):
@@ -63,11 +63,11 @@ def find(rows: Sequence[Row]) -> list[Found]:
         lines = np.repeat(np.arange(len(rows)), [len(scores) for scores, _ in parts])
         surest = np.argsort(-scores, kind="stable")
         right = np.concatenate([right for _, right in parts], axis=1)
-        found.append(Found(asked, lines[surest], right[:, surest]))
+        found.append(Detections(asked, lines[surest], right[:, surest]))
     return found
 
 
-def weighted_precision(found: Sequence[Found], weights: np.ndarray) -> tuple[float, float]:
+def weighted_precision(found: Sequence[Detections], weights: np.ndarray) -> tuple[float, float]:
     """As `average_precision` gives them.
 
     Args:
@@ -78,7 +78,7 @@ def weighted_precision(found: Sequence[Found], weights: np.ndarray) -> tuple[flo
     return float(means.mean()), float(means[0])
 
 
-def _by_overlap(found: Found, weights: np.ndarray) -> np.ndarray:
+def _by_overlap(found: Detections, weights: np.ndarray) -> np.ndarray:
     """[OVERLAPS], a phrase's precision, the mean over recalls."""
     counts = weights[found.lines]
     right = np.cumsum(found.right * counts, axis=1)

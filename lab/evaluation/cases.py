@@ -1,5 +1,7 @@
 """The cases of the micro world's evaluation: held-out scenes, and the ways to sample them."""
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -117,6 +119,22 @@ def drawn_cases(scenes: str, count: int) -> tuple[Case, ...]:
     )
 
 
+def line_name(case: Case, i: int) -> str:
+    """Of the line of a scene."""
+    return f"{case.name}/{case.scenes} {i}"
+
+
+def read_line_name(name: str) -> tuple[str, str, int]:
+    """Case, set and number of a scene.
+
+    Raises ValueError: it isn't the name of such a line.
+    """
+    found = re.fullmatch(rf"(.+)/({'|'.join(SETS)}) (0|[1-9]\d*)", name)
+    if not found or int(found[3]) >= MANY:
+        raise ValueError(f"expected a line of the micro world, got one named {name!r}.")
+    return found[1], found[2], int(found[3])
+
+
 @dataclass
 class HeldOut:
     """Held-out scenes, with one reference of each subject."""
@@ -150,6 +168,19 @@ def draw_held_out(name: str) -> HeldOut:
         means.unflatten(0, (-1, MAX_SUBJECTS)),
         count,
     )
+
+
+def held_out_hash() -> str:
+    """Of what is drawn of all sets, as far as pictures of 8 bits show it."""
+    content = hashlib.sha256()
+    for name in SETS:
+        held_out = draw_held_out(name)
+        scenes, looks = held_out.scenes, held_out.scenes.looks
+        drawn = (scenes.picture, held_out.references, held_out.means, scenes.boxes)
+        for values in (*(part * 255 for part in drawn), looks.shape, looks.texture, looks.colour):
+            content.update(values.round().int().numpy().tobytes())
+        content.update(scenes.background.numpy().tobytes())
+    return content.hexdigest()[:16]
 
 
 def shifted(boxes: Tensor, share: float, seed: int) -> Tensor:

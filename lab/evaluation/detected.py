@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from lab.evaluation.encoders import Detection, Detector, Dino
-from lab.evaluation.made import Made, check_subjects, open_picture
+from lab.evaluation.made import Made, open_picture
 from lab.evaluation.paper import product
 
 COLUMNS = ("dino", "m_dino", "iou", "missed", "confused")
@@ -33,10 +33,6 @@ class Detected:
         self.detector, self.dino = detector, dino
         self.made_by = {"owlv2": detector.hash, "dinov2": dino.hash}
         self.reference = cache(self._reference)
-
-    def check(self, made: Made) -> None:
-        """Raises ValueError: the line lacks what it's scored by."""
-        check_subjects(made)
 
     def score(self, made: Made) -> dict[str, Any]:
         """Scores by column, and what AP and confusion are computed from.

@@ -1,18 +1,18 @@
 """Figures of the micro world: what its judge sees in pictures of held-out scenes, against their
 references and boxes."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from scipy.ndimage import find_objects, label
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
-from lab.evaluation.cases import SETS, HeldOut, draw_held_out
+from lab.evaluation.cases import HeldOut, draw_held_out, held_out_hash, read_line_name
 from lab.evaluation.made import Made, open_picture
 from lab.jobs.hashes import Hashes
 from lab.microworld.judge import NOTHING, Judge, load_judge
@@ -73,19 +73,24 @@ class Judged:
     """
 
     def __init__(self, path: Path) -> None:
-        self.judge = load_judge(path)
-        self.made_by = {"judge": Hashes(None).of(path)[:16]}
-
-    def check(self, made: Made) -> None:
-        """Raises ValueError: the line's name says of no scene."""
-        find_scene(made.name)
+        try:
+            self.judge = load_judge(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"--judge: {path} doesn't exist.") from None
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0].rstrip(".:")
+            raise ValueError(
+                f"--judge: {path} can't be read as the micro world's judge: {reason}."
+            ) from None
+        self.made_by = {"judge": Hashes(None).of(path)[:16], "scenes": held_out_hash()}
 
     def score(self, made: Made) -> Row:
         """Scores by column, one for each subject or one alone.
 
         Raises OSError or ValueError: the picture can't be read, or has another size.
         """
-        held_out, i = find_scene(made.name)
+        _, name, i = read_line_name(made.name)
+        held_out = draw_held_out(name)
         picture = to_tensor(open_picture(made.picture))
         size = held_out.scenes.picture.shape[-2:]
         if picture.shape[-2:] != size:
@@ -94,18 +99,6 @@ class Judged:
                 f"{size[1]} x {size[0]}."
             )
         return score_picture(self.judge, held_out, i, picture)
-
-
-def find_scene(name: str) -> tuple[HeldOut, int]:
-    """A set of scenes, and the number of one, from the end of a line's name.
-
-    Raises ValueError: it isn't of the micro world.
-    """
-    found = re.fullmatch(rf".*/({'|'.join(SETS)}) (\d+)", name)
-    held_out = draw_held_out(found[1]) if found else None
-    if not found or not held_out or int(found[2]) >= len(held_out.scenes.boxes):
-        raise ValueError(f"expected a line of the micro world, got one named {name!r}.")
-    return held_out, int(found[2])
 
 
 @torch.no_grad()

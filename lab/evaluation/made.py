@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def read_made(lines: Path, pictures: Path) -> list[Made]:
                     "and each set of models."
                 )
             for manifest in of_line:
-                _check_references(subjects, manifest, hashes)
+                _check_files(subjects, line, lines.parent, manifest, hashes)
             picture = of_line[0]["id"] if of_line else ""
         name = line.get("name") or f"line {number}"
         path = folder.picture(picture)
@@ -71,7 +72,10 @@ def check_subjects(made: Made) -> None:
     """Raises ValueError: a line without prompt, subjects or their phrases can't be scored by
     them."""
     if not made.subjects or not made.prompt:
-        raise ValueError("a line needs prompt and subjects to be scored by.")
+        raise ValueError(
+            "a line needs prompt and subjects to be scored by; those of the micro world need "
+            "--sets judged."
+        )
     for number, subject in enumerate(made.subjects, 1):
         if not subject.phrase:
             raise ValueError(f"subject {number} has no phrase to look for.")
@@ -85,11 +89,14 @@ def open_picture(path: Path) -> Image.Image:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     """Raises ValueError: it is none of lab.jobs."""
-    try:
+    with suppress(ValueError):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        return {name: manifest[name] for name in ("id", "line", "files")}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} isn't a manifest of lab.jobs.") from None
+        kinds = {"id": str, "line": dict, "files": dict}
+        if isinstance(manifest, dict) and all(
+            isinstance(manifest.get(name), kind) for name, kind in kinds.items()
+        ):
+            return manifest
+    raise ValueError(f"{path} isn't a manifest of lab.jobs.")
 
 
 def _content(line: dict[str, Any]) -> str:
@@ -106,13 +113,21 @@ def _subjects(line: dict[str, Any], folder: Path) -> tuple[Subject, ...]:
     return tuple(subjects)
 
 
-def _check_references(
-    subjects: tuple[Subject, ...], manifest: dict[str, Any], hashes: Hashes
+def _check_files(
+    subjects: tuple[Subject, ...],
+    line: dict[str, Any],
+    folder: Path,
+    manifest: dict[str, Any],
+    hashes: Hashes,
 ) -> None:
-    for subject in subjects:
-        content = hashes.of(subject.reference)
+    """Raises ValueError: a reference, or a file that an input names, isn't the one that the picture
+    was made with."""
+    values = [value for inputs in line.get("inputs", {}).values() for value in inputs.values()]
+    read = {Path(path).name for path in manifest["files"].values()}  # by the nodes of the picture
+    named = [folder / text for text in values if isinstance(text, str) and Path(text).name in read]
+    for path in [*(subject.reference for subject in subjects), *named]:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}, of which picture {manifest['id']} is, doesn't exist.")
+        content = hashes.of(path)
         if not any(content.startswith(name.partition(".")[0]) for name in manifest["files"]):
-            raise ValueError(
-                f"{subject.reference} isn't the reference that picture {manifest['id']} was made "
-                "with."
-            )
+            raise ValueError(f"{path} isn't the file that picture {manifest['id']} was made with.")

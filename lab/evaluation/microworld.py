@@ -7,12 +7,14 @@ from typing import Any
 
 from lab.evaluation.cases import (
     CASES,
+    MANY,
     OF_FLUX,
     PROMPT,
     Case,
     HeldOut,
     draw_held_out,
     drawn_cases,
+    line_name,
     shifted,
 )
 from lab.evaluation.samples import Line
@@ -32,14 +34,24 @@ def choose_cases(models: Path, names: Sequence[str] | None, count: int | None) -
         count: of the scenes of each; None for as many as the case has.
     Raises:
         FileNotFoundError: an adapter isn't there, or none.
+        ValueError: there is no such case, or not so many scenes.
     """
+    if count is not None and not 1 <= count <= MANY:
+        raise ValueError(f"--count: expected 1 to {MANY}, got {count}.")
+    known = [case.name for case in CASES]
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"--only: there is no case {unknown[0]!r}; there are {'; '.join(known)}.")
     there = {path.name for path in models.glob("*/*")}
     chosen = [case for case in CASES if (case.name in names if names else case.adapter in there)]
     for case in chosen:
         if case.adapter not in there:
-            raise FileNotFoundError(f"{case.name}: no folder of {models} has {case.adapter}.")
+            raise FileNotFoundError(
+                f"--models: {case.name}: no folder of {models} has {case.adapter}."
+            )
     if not chosen:
-        raise FileNotFoundError(f"no folder of {models} has an adapter of the micro family.")
+        raise FileNotFoundError(
+            f"--models: no folder of {models} has an adapter of the micro family."
+        )
     chosen = [replace(case, count=count or case.count) for case in chosen]
     cases, drawn = [], set()
     for case in chosen:
@@ -56,7 +68,7 @@ def case_lines(case: Case) -> Iterator[Line]:
     held_out = draw_held_out(case.scenes)
     for i in range(case.count):
         more = _sampled(case, held_out, i) if case.sampled else {"inputs": _scene(case, i)}
-        yield {"name": f"{case.name}/{case.scenes} {i}", **more}
+        yield {"name": line_name(case, i), **more}
 
 
 def save_scenes(cases: Sequence[Case], folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lab.evaluation.encoders import Clip, Dino
-from lab.evaluation.made import Made, check_subjects, open_picture
+from lab.evaluation.made import Made, open_picture
 
 COLUMNS = ("clip_t", "clip_i", "dino", "m_dino")
 
@@ -21,10 +21,6 @@ class Paper:
         self.made_by = {"clip": clip.hash, "dino": dino.hash}
         self.text = cache(clip.text)
         self.reference = cache(self._features)
-
-    def check(self, made: Made) -> None:
-        """Raises ValueError: the line lacks what it's scored by."""
-        check_subjects(made)
 
     def score(self, made: Made) -> dict[str, Any]:
         """Cosines by column, one for each subject or one alone.

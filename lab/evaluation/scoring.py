@@ -2,14 +2,16 @@
 
 import argparse
 import hashlib
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from lab.evaluation.cases import read_line_name
 from lab.evaluation.detected import Detected
 from lab.evaluation.encoders import Clip, Detector, Dino
 from lab.evaluation.judged import Judged
-from lab.evaluation.made import Made, read_made
+from lab.evaluation.made import Made, check_subjects, read_made
 from lab.evaluation.paper import Paper
 from lab.evaluation.score_files import ScoreFiles
 from lab.jobs.folder import Folder
@@ -25,8 +27,6 @@ class Figures(Protocol):
 
     made_by: dict[str, str]
 
-    def check(self, made: Made) -> None: ...
-
     def score(self, made: Made) -> dict[str, Any]: ...
 
 
@@ -41,6 +41,16 @@ def load_figures(name: str, options: argparse.Namespace) -> Figures:
     return Detected(detector, Dino(options.dinov2, device, second=True))
 
 
+def check_lines(name: str, lines: Path, made: list[Made]) -> None:
+    """Raises ValueError: a set can't be of one of the lines; says which."""
+    for line in made:
+        with naming_line(lines, line.number):
+            if name == "judged":
+                read_line_name(line.name)
+            else:
+                check_subjects(line)
+
+
 def score(options: argparse.Namespace) -> bool:
     """Score what has no scores yet; returns whether all lines have.
 
@@ -48,15 +58,18 @@ def score(options: argparse.Namespace) -> bool:
         ValueError: a bad line, a folder of another version, an encoder of another kind.
         FileNotFoundError: a reference or an encoder is missing.
     """
+    if not options.lines.is_file():
+        raise FileNotFoundError(f"lines: there is no file {options.lines}.")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, and PyTorch sees none.")
     made = read_made(options.lines, options.pictures)
+    for name in options.sets:
+        check_lines(name, options.lines, made)
     lines = hashlib.sha256(options.lines.read_bytes()).hexdigest()[:16]
     made_by = {"lines": lines, **Folder(options.pictures).versions()}
     complete = True
     for name in options.sets:
         figures = load_figures(name, options)
-        for line in made:
-            with naming_line(options.lines, line.number):
-                figures.check(line)
         files = ScoreFiles(options.out / name, name, {**made_by, **figures.made_by})
         left = [line for line in made if not _is_scored(line, files)]
         without = sum(not line.id for line in left)
@@ -66,6 +79,7 @@ def score(options: argparse.Namespace) -> bool:
         )
         if options.dry_run:
             continue
+        options.out.mkdir(parents=True, exist_ok=True)  # before hours are spent
         score_lines(figures, files, left)
         complete &= print_failures(name, files)
     if options.dry_run:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
@@ -15,9 +16,9 @@ from lab.microworld.scenes import to_pil
 SHOWN = 10  # scenes
 
 
-def save_sheet(cases: Mapping[str, Sequence[Path]], scenes: str, path: Path) -> None:
-    """Write a picture of rows: the references of a set's first scenes, then the pictures of each
-    case with the asked boxes.
+def draw_sheet(cases: Mapping[str, Sequence[Path]], scenes: str) -> Image.Image:
+    """Rows: the references of a set's first scenes, then the pictures of each case with the asked
+    boxes.
 
     Args:
         cases: pictures by case, in the scenes' order.
@@ -34,11 +35,11 @@ def save_sheet(cases: Mapping[str, Sequence[Path]], scenes: str, path: Path) -> 
         for row in rows
     ]
     sheet = torch.cat(strips, -2)
-    to_pil(sheet).save(path)
+    return to_pil(sheet)
 
 
 def _with_boxes(pictures: Tensor, boxes: Tensor) -> Tensor:
-    """Pictures [n, 3, H, W] with the outlines of their boxes [n, S, 4] drawn in."""
+    """Draw the outlines of boxes [n, S, 4] into their pictures [n, 3, H, W]; returns these."""
     height, width = pictures.shape[-2:]
     colours = torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.9, 1.0], [1.0, 0.3, 0.9]])[:, :, None]
     for picture, of_picture in zip(pictures, boxes, strict=True):

@@ -4,7 +4,8 @@
     python -m lab.jobs status out/
 
 Run again, it makes what is missing. Several runs may share the folder: nothing is lost, and nothing
-is made twice. docs/scale.md says more, lab/jobs/lines.py what a line may hold.
+is made twice. It ends with 3 where jobs failed. docs/scale.md says more, lab/jobs/lines.py what a
+line may hold.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from lab import ROOT
+from lab import ROOT, ending
 from lab.host import host_folder
 from lab.jobs.engines import (
     InProcessWorker,
@@ -28,6 +29,7 @@ from lab.jobs.folder import Folder
 from lab.jobs.hashes import Hashes
 from lab.jobs.lines import VERSION, WORKFLOW, Job, read_jobs, read_workflow
 from lab.jobs.worker import STOPPED, Result
+from lab.microworld import LOADER_PACK
 from lab.progress import Progress
 
 FEW = 5  # failed jobs that are named
@@ -47,11 +49,11 @@ def main() -> None:
         if options.command == "status":
             print_status(Folder(options.out))
         elif not run(options):
-            sys.exit(1)
+            sys.exit(ending.FAILED)
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on.")
+        sys.exit(ending.STOPPED)
     except (OSError, ValueError, RuntimeError) as error:  # NumPy's import makes one of Ctrl-C
-        sys.exit("Stopped. The same command goes on." if STOPPED.is_set() else str(error))
+        sys.exit(ending.STOPPED if STOPPED.is_set() else str(error))
 
 
 def parse() -> argparse.Namespace:
@@ -138,7 +140,8 @@ def versions(servers: list[str]) -> dict[str, str]:
         # Nobody can ask them for their pack's code.
         return {"jobs": str(VERSION), "comfyui": found.pop(), "pack": "that of servers"}
     code = hashlib.sha256((ROOT / "__init__.py").read_bytes())
-    for path in sorted([*ROOT.glob("nodes/**/*.py"), *ROOT.glob("msd_core/**/*.py")]):
+    folders = (ROOT / "nodes", ROOT / "msd_core", LOADER_PACK)
+    for path in sorted(path for folder in folders for path in folder.glob("**/*.py")):
         code.update(path.read_bytes())
     text = (host_folder() / "comfyui_version.py").read_text()
     return {

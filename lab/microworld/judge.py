@@ -9,14 +9,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lab.microworld import MODELS
 from lab.microworld.scenes import COLOURS, SHAPES, TEXTURES
 
-JUDGE = MODELS / "judge" / "judge.safetensors"
 WINDOW, MARGIN = 40, 0.12  # pixels of a window, and how much more than its box it shows
 NOTHING = len(SHAPES)  # class of a window without a sprite
 
@@ -111,17 +108,11 @@ def windows(pictures: Tensor, boxes: Tensor) -> Tensor:
 def load_judge(path: Path) -> Judge:
     """The trained judge from its file, in float32.
 
-    Raises:
-        FileNotFoundError: there is none. ValueError: it's another network's.
+    Raises OSError, SafetensorError or RuntimeError: there is none, or it's another network's.
     """
     judge = Judge()
-    try:
-        weights = load_file(path)
-        judge.load_state_dict(
-            {k: v.float() if v.dtype == torch.half else v for k, v in weights.items()}
-        )
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--judge: {path} doesn't exist.") from None
-    except (OSError, SafetensorError, RuntimeError):
-        raise ValueError(f"--judge: {path} isn't the micro world's judge.") from None
+    weights = load_file(path)
+    judge.load_state_dict(
+        {k: v.float() if v.dtype == torch.half else v for k, v in weights.items()}
+    )
     return judge.eval()

@@ -28,49 +28,28 @@ With --new KIND in place of --adapter FILE it starts from nothing.
 """
 
 import argparse
-import os
-import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lab import ROOT
+from lab.ending import STOPPED, import_torch
 from lab.jobs.engines import add_engine, positive
 from lab.microworld import MODELS
 from lab.training.config import STAGES, StageSettings
 from lab.training.real.settings import NEW, PAPER
 
-STOPPED = "Stopped. The same command goes on."
-
 
 def main() -> None:
     options = parse()
-
-    def leave(*_: Any) -> None:
-        print(STOPPED, file=sys.stderr, flush=True)
-        os._exit(1)
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    # While PyTorch is imported, which takes seconds and loses exceptions; then as long as it works.
-    listen(leave)
-    import torch  # noqa: F401
-
-    listen(stop)
+    import_torch()
     try:
         do(options)
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-
-
-def listen(handler: Callable[..., None]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
-        signal.signal(number, handler)
 
 
 def do(options: argparse.Namespace) -> None:

@@ -18,8 +18,7 @@ from lab.jobs.folder import Folder
 from lab.jobs.hashes import Hashes
 from lab.jobs.lines import read_jobs, read_workflow
 from lab.jobs.worker import Worker
-from lab.microworld import MODELS
-from lab.microworld.judge import JUDGE
+from lab.microworld import JUDGE, MODELS
 
 
 class Evaluation:

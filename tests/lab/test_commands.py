@@ -65,14 +65,17 @@ def test_help(
     assert f"usage: python -m {name}" in capsys.readouterr().out
 
 
-def test_ctrl_c_while_pytorch_is_imported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [("lab.training", "check"), ("lab.evaluation", "report", "--scores")]
+)
+def test_ctrl_c_while_pytorch_is_imported(tmp_path: Path, command: tuple[str, ...]) -> None:
     """That takes seconds, and loses exceptions. Here it takes longer."""
     begun = tmp_path / "begun"
     (tmp_path / "torch.py").write_text(
         f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "lab.training", "check", tmp_path],
+        [sys.executable, "-m", *command, tmp_path],
         cwd=tmp_path,
         env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
         stderr=subprocess.PIPE,
@@ -92,13 +95,6 @@ def test_without_a_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(run(COMMANDS[name], monkeypatch)).startswith("COMFYUI_PATH is None; it must name")
 
 
-def test_report_without_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for dry in ((), ("--dry-run",)):
-        report = ("report", "--scores", tmp_path, *dry)
-        error = run(COMMANDS["lab.evaluation"], monkeypatch, *report)
-        assert str(error).startswith(f"There are no scores in {tmp_path}/msbench or ")
-
-
 @pytest.mark.parametrize("name", ["msbench", "dreambench"])
 def test_lines_of_another_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,17 +111,19 @@ def test_lines_of_the_micro_world(
     arguments = ("microworld", "--out", out, "--only", "masks", "text only")
     printed = dry_run("lab.evaluation", monkeypatch, capsys, *arguments)
     # 200 scenes as drawn and through the VAE, and 200 and 60 that are sampled.
-    assert printed == f"660 lines of 660 combinations would go to {out}.\n"
+    assert printed == f"660 lines of 4 cases would go to {out}.\n"
     assert not out.parent.exists()
     lost = tmp_path / "lost"
     error = run(command, monkeypatch, *arguments, "--models", lost)
     assert error == f"--models: {lost} is no folder."
     error = run(command, monkeypatch, *arguments, "--models", tmp_path)
-    assert error == f"masks: no folder of {tmp_path} has ms_adapter_micro.safetensors."
+    assert error == f"--models: masks: no folder of {tmp_path} has ms_adapter_micro.safetensors."
     error = run(command, monkeypatch, "microworld", "--out", out, "--models", tmp_path)
-    assert error == f"no folder of {tmp_path} has an adapter of the micro family."
-    assert run(command, monkeypatch, *arguments, "--count", 201) == 2
-    assert "--count must be at most 200, got 201" in capsys.readouterr().err
+    assert error == f"--models: no folder of {tmp_path} has an adapter of the micro family."
+    error = run(command, monkeypatch, *arguments, "--count", 201)
+    assert error == "--count: expected 1 to 200, got 201."
+    error = run(command, monkeypatch, "microworld", "--out", out, "--only", "mask")
+    assert str(error).startswith("--only: there is no case 'mask'; there are masks; without masks;")
 
 
 def test_a_stage_before_one_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,12 +498,17 @@ def test_scores_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_scores_of_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ("score", tmp_path / "lines.jsonl", "--pictures", tmp_path, "--out", tmp_path / "out")
     error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
+    assert error == f"lines: there is no file {tmp_path / 'lines.jsonl'}."
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"prompt": "a cat"}))
+    error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
     assert error == f"{tmp_path} isn't a folder of pictures of lab.jobs."
 
 
 def test_a_report_without_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = run(COMMANDS["lab.evaluation"], monkeypatch, "report", "--scores", tmp_path)
-    assert str(error).startswith(f"There are no scores in {tmp_path / 'msbench'} or ")
+    for dry in ((), ("--dry-run",)):
+        given = ("report", "--scores", tmp_path, *dry)
+        error = run(COMMANDS["lab.evaluation"], monkeypatch, *given)
+        assert str(error).startswith(f"There are no scores in {tmp_path}; expected any of msbench/")
 
 
 def test_lines_that_are_wrong_leave_no_folder(

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from job_lines import ENVIRONMENT, failing, finish, line, pictures, save_lines, start
 
+from lab.ending import FAILED
 from lab.host import host_folder
 from lab.host.server import PromptError, Server
 from lab.jobs.__main__ import main
@@ -46,7 +47,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     lines[5] = failing(5, "of memory")
     lines[7] = failing(7, "of memory, once")
     command, out = save_lines(folder, lines), folder / "out"
-    printed = finish(start(command, out), 1)
+    printed = finish(start(command, out), FAILED)
     return Loop(command, out, printed, pictures(out), Folder(out).failures())
 
 
@@ -113,7 +114,7 @@ def test_a_manifest_says_what_made_the_picture(loop: Loop) -> None:
 
 
 def test_running_again_makes_nothing(loop: Loop) -> None:
-    printed = finish(start(loop.command, loop.out), 1)
+    printed = finish(start(loop.command, loop.out), FAILED)
     assert f"{COUNT} jobs: {COUNT - 2} are there, 2 failed before, 0 to make" in printed
 
 
@@ -146,7 +147,7 @@ def test_a_killed_worker_a_killed_driver_then_two_shards_and_ray_at_once(
     assert before < len(pictures(out)) < len(loop.pixels)
     engines = (("--workers", "1"), ("--shard", "1/2"), ("--shard", "2/2"))
     for run in [start(loop.command, out, *arguments) for arguments in engines]:
-        finish(run, 1)
+        finish(run, FAILED)
     assert_as_the_loop(out, loop)
 
 
@@ -225,7 +226,7 @@ def test_a_ray_that_runs_already_makes_the_same(
     assert said.startswith(f"--address: Ray can't be reached at {ray_address}: Failed to connect")
     assert said.endswith(" If it was started with a token, set RAY_AUTH_MODE=token.")
     monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_MODE", "token")
-    printed = finish(start(loop.command, out, *given), 1)
+    printed = finish(start(loop.command, out, *given), FAILED)
     assert f"{COUNT} to make by Ray at {ray_address}." in printed
     assert_as_the_loop(out, loop)
     workers = {json.loads(path.read_text())["worker"][-2:] for path in out.glob("??/*.json")}
@@ -251,7 +252,7 @@ def test_a_server_makes_the_same_until_it_goes_away(
     loop: Loop, server: Server, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    finish(start(loop.command, out, "--server", server.address), 1)
+    finish(start(loop.command, out, "--server", server.address), FAILED)
     assert_as_the_loop(out, loop)
     assert all(
         json.loads(path.read_text())["host"] == server.address for path in out.glob("??/*.json")

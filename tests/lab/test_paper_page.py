@@ -153,7 +153,7 @@ def test_a_page_with_scores(
     ScoreFiles(scores / "msbench" / "detected", "detected", {"owlv2": "def"}).add(found)
     monkeypatch.setattr(sys, "argv", ["", "report", "--scores", str(scores), "--dry-run"])
     main()
-    said = "There are scores of msbench/paper, msbench/detected. Nothing was written.\n"
+    said = f"published.md would go to {ROOT / 'docs'}. Nothing was written.\n"
     assert capsys.readouterr().out == said
     report(scores, None, tmp_path)
     page = (tmp_path / "published.md").read_text()
@@ -169,7 +169,7 @@ def test_a_page_with_scores(
 
 
 def test_no_scores(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"There are no scores in .*msbench or .*dreambench"):
+    with pytest.raises(ValueError, match=r"There are no scores in .*; expected any of msbench/"):
         find_scores(tmp_path)
     (tmp_path / "msbench" / "paper").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"paper isn't a folder of scores of lab.evaluation"):

@@ -378,12 +378,13 @@ def test_lines_that_cannot_be_scored(tmp_path: Path) -> None:
     lines.write_text(json.dumps(line(1)))
     with pytest.raises(ValueError, match=r"isn't a folder of pictures of lab.jobs"):
         read_made(lines, tmp_path)
-    (pictures / "00" / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"00/other.json isn't a manifest of lab.jobs"):
-        read_made(lines, pictures)
+    for content in ("{}", "[]", '{"id": "1", "line": {}, "files": null}'):
+        (pictures / "00" / "other.json").write_text(content)
+        with pytest.raises(ValueError, match=r"00/other.json isn't a manifest of lab.jobs"):
+            read_made(lines, pictures)
     (pictures / "00" / "other.json").unlink()
     draw(5).save(tmp_path / "cat_0.png")
-    with pytest.raises(ValueError, match=r"cat_0.png isn't the reference that picture 0+1 was"):
+    with pytest.raises(ValueError, match=r"cat_0.png isn't the file that picture 0+1 was made"):
         read_made(lines, pictures)
     (tmp_path / "cat_0.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"line 1: the picture .*cat_0.png doesn't exist"):

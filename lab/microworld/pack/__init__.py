@@ -1,9 +1,10 @@
 """A custom node pack, for development only: lets the host's stock loaders accept the micro family.
 
-It adds nodes that fail or give something wrong on purpose, and a route that counts the product's
-live objects. It changes attributes of the host: the list of known models, and the functions that
-read a CLIP vision tower, separate text encoders and a background removal model, all of which know
-only sizes that exist. The VAE needs nothing: the host knows a TAESD in a checkpoint.
+It adds nodes that fail or give something wrong on purpose, one for the evaluation without masks,
+and a route that counts the product's live objects. It changes attributes of the host: the list of
+known models, and the functions that read a CLIP vision tower, separate text encoders and a
+background removal model, all of which know only sizes that exist. The VAE needs nothing: the host
+knows a TAESD in a checkpoint.
 """
 
 import gc
