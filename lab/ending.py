@@ -21,12 +21,13 @@ def import_torch() -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    _listen(leave)
+    listen(leave)
     import torch  # noqa: F401
 
-    _listen(stop)
+    listen(stop)
 
 
-def _listen(handler: Callable[..., None]) -> None:
+def listen(handler: Callable[..., None]) -> None:
+    """To Ctrl-C and SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
         signal.signal(number, handler)

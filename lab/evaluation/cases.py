@@ -153,7 +153,7 @@ def draw_held_out(name: str) -> HeldOut:
     g = torch.Generator().manual_seed(seed)
     count = 3 if name == "three" else 2
     overlapping = 1.0 if name == "overlapping" else 0.0
-    small = name == "small"
+    small = name == OF_FLUX
     size = (SMALL_SIZE, SMALL_SIZE) if small else SIZES.get(name, SIZES["square"])
     scenes = draw_scenes(MANY, g, size, count, overlapping, evaluation=True)
     looks = scenes.looks.flat()

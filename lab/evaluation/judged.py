@@ -36,7 +36,6 @@ RIM = 2  # pixels of a sprite's outline
 BRIGHT = 0.45  # inside its outline, every sprite's brightest channel is brighter
 NEAR = 6  # cells around a box in which a sprite is still the box's
 
-
 Row = dict[str, list[float]]  # of one scene, a value a subject or one alone, by column
 Cells = tuple[int, int, int, int]  # a box in cells of the judge's foreground
 

@@ -10,7 +10,6 @@ line may hold.
 
 import argparse
 import hashlib
-import signal
 import sys
 from collections.abc import Generator
 from contextlib import closing
@@ -43,8 +42,7 @@ def main() -> None:
         STOPPED.set()
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have had the first ignored
-        signal.signal(number, stop)
+    ending.listen(stop)
     try:
         if options.command == "status":
             print_status(Folder(options.out))

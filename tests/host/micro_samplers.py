@@ -66,14 +66,13 @@ class Sampler:
         size: tuple[int, int],
         seed: int,
         subjects: Any = None,
-        weight: float = 1.0,
         steps: int = STEPS,
     ) -> Tensor:
         """A picture [3, H, W] in 0..1; without subjects, of the text alone."""
         model = self.model
         if subjects is not None:
             (model,) = self._run(
-                "MSDApply", model=model, adapter=self.adapter, subjects=subjects, weight=weight
+                "MSDApply", model=model, adapter=self.adapter, subjects=subjects, weight=1.0
             )
         texts = self.text(prompt), self.text(NEGATIVE)
         return sample_picture(self.nodes, model, *texts, self.vae, size, seed, steps)
