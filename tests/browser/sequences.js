@@ -176,6 +176,15 @@ window.runSequence = async (actions) => {
       problems.push({ why: "another one's mask", masks: sent.masks, files: sent.files });
     return JSON.stringify(sent);
   };
+  // The host makes another step of what differs from its history, and then nothing is left to redo.
+  const unlikeHistory = () => {
+    const { activeState } = tracker();
+    const [kept, now] = [activeState, app.rootGraph.serialize()].map((graph) => {
+      const { size, flags, ...rest } = graph.nodes.find((one) => one.type === "MSDLayout");
+      return JSON.stringify(rest);
+    });
+    if (now !== kept) problems.push({ why: "unlike the history", now, kept });
+  };
   try {
     await acts.load();
     await settle();
@@ -187,6 +196,7 @@ window.runSequence = async (actions) => {
       done.push(name);
       await acts[name](given);
       await settle();
+      if (name === "undo" || name === "redo") unlikeHistory();
       const now = await read();
       const added = tracker().undoQueue.length - steps;
       const isEdit = ![...history, "collapse", "rendering"].includes(name);

@@ -55,7 +55,7 @@ def test_a_duplicate_has_the_pictures_wire_and_runs(ui: Ui) -> None:
     assert len(of_type(prompt, "MSDLayout")["layout"]["subjects"]) == 3
     assert any("images" in output for output in outputs.values())
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)  # and its links, when the host has loaded the whole graph
     ui.until(lambda: wires(ui) == {"reference_1": picture(1), "reference_2": picture(2)})
 
@@ -74,7 +74,7 @@ def test_a_pasted_subject_has_its_wires(ui: Ui) -> None:
     references = {f"reference_{i}": picture((1, 2, 3, 1)[i - 1]) for i in range(1, 5)}
     masks = {"reference_mask_1": picture(1), "reference_mask_4": picture(1)}
     assert wires(ui) == {**references, **masks}
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     ui.load(saved)
     ui.still()
     assert wires(ui) == {**references, **masks}
@@ -116,9 +116,9 @@ def test_a_dragged_row_takes_its_wires_along(ui: Ui) -> None:
     assert all(words == name.rpartition(".")[2] for name, words in names), names
     assert ui.element(".msd-row[aria-current=true] .msd-phrase").input_value() == "a"
     ui.until(lambda: picture(1) in (ui.element(".msd-thumb").nth(2).get_attribute("src") or ""))
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == THREE)
     ui.until(lambda: wires(ui) == before)
     ui.load(saved, 0.8)

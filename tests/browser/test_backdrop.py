@@ -44,12 +44,12 @@ def test_the_result_is_behind_the_boxes(ui: Ui) -> None:
     for value, ground, all_of_it in zip(half, GROUND, whole, strict=True):
         assert abs(value - (ground + all_of_it) / 2) <= 2
     ui.still()
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     (node,) = (n for n in saved["nodes"] if n["type"] == "MSDLayout")
     assert node["properties"]["msd_backdrop"] == {"on": True, "opacity": 1}
     ui.drag((0.25, 0.5), (0.27, 0.52))
     moved = ui.subjects
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO != moved)
     ui.until(lambda: colour_at(ui, *FREE) == whole)
     ui.element("button", has_text="Result").click()

@@ -75,10 +75,10 @@ def test_a_shape_is_undone_copied_and_cleared(ui: Ui) -> None:
     lasso(ui, CIRCLE)
     drawn = ui.subjects
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects[0] == subject("star"))
     ui.click(0.99, 0.01)
-    ui.press("Control+y")
+    ui.redo()
     ui.until(lambda: ui.subjects == drawn)
     right_click(ui, 0.99, 0.01)
     choose(ui, "Copy layout as text")

@@ -101,19 +101,19 @@ def test_undo_and_redo(ui: Ui) -> None:
     ui.drag((0.25, 0.5), (0.3, 0.4))
     ui.press("ArrowLeft")
     states = [ui.subjects]
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects != states[0])
     states.append(ui.subjects)
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects[0]["box"] == TWO[0]["box"])
     assert ui.subjects[0]["phrase"] == "red star"
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)
     for expected in ("red star", states[1], states[0]):
         ui.click(0.99, 0.01)
-        ui.press("Control+y")
+        ui.redo()
         if isinstance(expected, str):
             ui.until(lambda: ui.subjects[0]["phrase"] == "red star")
         else:
@@ -126,7 +126,7 @@ def test_the_editor_shows_what_undo_brought_back(ui: Ui) -> None:
     ui.capture()
     ui.drag((0.46, 0.05), (0.54, 0.2))
     assert ui.element("li").count() == 3
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)
     ui.until(lambda: ui.element("li").count() == 2)
     ui.drag((0.25, 0.5), (0.3, 0.6))
@@ -215,7 +215,7 @@ def test_a_subject_is_switched_off_and_on(ui: Ui) -> None:
     ((_, second),) = (o["msd_references"] for o in outputs.values() if "msd_references" in o)
     assert second and any("images" in output for output in outputs.values())
     ui.shot("a subject that is off")
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     ui.load(saved)
     assert ui.subjects[0]["off"] is True
     switch.click()
@@ -231,7 +231,7 @@ def test_all_boxes_are_cleared_and_come_back(ui: Ui) -> None:
     ui.element("select").select_option("clearBoxes")
     assert ui.subjects == [subject("star"), subject("heart")]
     ui.click(0.99, 0.99)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)
 
 
@@ -345,7 +345,7 @@ def test_subjects_go_with_their_references(ui: Ui) -> None:
     ui.still()
     assert [s["phrase"] for s in ui.subjects] == ["c", "a"]
     ui.click(0.99, 0.99)
-    ui.press("Control+z")  # one step: the subject and its link
+    ui.undo()  # one step: the subject and its link
     ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["b", "c", "a"])
     ui.until(lambda: "reference_2.png" in (thumbs.nth(0).get_attribute("src") or ""))
 
@@ -421,7 +421,7 @@ def test_removing_a_subject_without_masks_keeps_the_others_masks(ui: Ui) -> None
     ui.until(lambda: [s["phrase"] for s in ui.subjects] == ["heart"])
     assert subject_links(ui) == SECOND_ALONE
     ui.capture()
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: len(ui.subjects) == 2)
     assert subject_links(ui) == [["reference_1", False], ["reference_2", True], *second]
 
@@ -556,7 +556,7 @@ def test_an_aspect_is_the_layouts_and_the_latents(ui: Ui) -> None:
     ui.until(lambda: "224 / 288" in ui.element(".msd-stage").get_attribute("style"))
     ui.still()
     ui.click(0.99, 0.99)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.size() == (128, 128))
     ui.element("select").select_option("3:4")
     prompt, outputs = ui.run()

@@ -42,7 +42,7 @@ def test_boxes_are_swapped_and_aligned(ui: Ui) -> None:
     assert near(ui.subjects[0]["box"], (0.55, 0.5, 0.95, 1), 1e-4)
     ui.still()
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects[0]["box"] == list(BOXES[1]))
     right_click(ui, 0.99, 0.01)
     assert not ui.page.get_by_role("menuitem", name="Swap").locator("visible=true").count()
@@ -112,14 +112,14 @@ def test_a_box_is_brought_to_the_front(ui: Ui) -> None:
     assert taken().startswith("Subject 1")
     prompt, _ = ui.run()
     assert of_type(prompt, "MSDLayout")["layout"]["subjects"] == [{**scene, "front": 1}, CAT]
-    ui.load(ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))"))
+    ui.load(ui.saved())
     ui.still()
     ui.capture()
     right_click(ui, 0.99, 0.01)
     assert items("Bring to front") == 0
     choose(ui, "Send back")
     assert ui.subjects == [scene, CAT] and taken().startswith("Subject 2")
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == [{**scene, "front": 1}, CAT])
     right_click(ui, 0.3, 0.4)  # the scene
     choose(ui, "Swap boxes with 2: cat")

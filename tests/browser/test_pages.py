@@ -189,7 +189,7 @@ def test_the_blueprint_is_found_and_runs(ui: Ui) -> None:
         values,
     )
     # Saved and loaded beside the nodes with the same ids
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     ui.load(saved)
     assert ui.page.evaluate(f"() => {added}.widgets.map((widget) => widget.value)") == values
     ui.page.evaluate(

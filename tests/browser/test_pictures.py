@@ -40,6 +40,8 @@ def empty(ui: Ui) -> Iterator[Ui]:
     for node in saved["nodes"]:
         for socket in node["inputs"]:
             socket["link"] = socket["link"] if socket.get("link") in kept else None
+        # The third is of the file, and gets its names only when the host adds it.
+        node["inputs"] = [socket for socket in node["inputs"] if not socket["name"].endswith("_3")]
     ui.load(saved)
     ui.still()
     ui.capture()
@@ -125,11 +127,11 @@ def test_a_drop_is_one_undo_step(empty: Ui, files: Path) -> None:
     ui.still()
     after = ui.subjects
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == [])
     assert ui.node(LOADERS) == []
     ui.click(0.99, 0.01)
-    ui.press("Control+y")
+    ui.redo()
     ui.until(lambda: references(ui) == ["wide.png", "tall.png"])
     assert ui.subjects == after
 
@@ -146,7 +148,7 @@ def test_a_drop_on_a_subject_replaces_its_picture(ui: Ui, files: Path) -> None:
     ui.until(lambda: "tall.png" in (ui.element(".msd-thumb").nth(1).get_attribute("src") or ""))
     ui.still()
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: references(ui) == ["wide.png", "reference_2.png"])
 
 
@@ -177,7 +179,9 @@ def test_the_mask_of_a_picture_goes_with_it(ui: Ui, files: Path) -> None:
     ):
         ui.node(at + step)
         ui.still()
-    ui.capture()
+    # A node that was loaded isn't to the host what it was when it was made.
+    ui.load(ui.saved())
+    ui.still()
 
     def masks() -> list[str]:
         inputs = of_type(prompt_of(ui), "MSDLayout")
@@ -194,7 +198,8 @@ def test_the_mask_of_a_picture_goes_with_it(ui: Ui, files: Path) -> None:
     ui.until(lambda: references(ui) == ["wide.png", "tall.png"])
     ui.frames(30)
     assert masks() == both[1:] and not ui.note().startswith("The mask")
-    ui.press("Control+z", "Control+z")
+    ui.undo()
+    ui.undo()
     ui.until(lambda: masks() == both and references(ui) == ["reference_1.png"] * 2)
 
 

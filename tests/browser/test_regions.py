@@ -52,7 +52,7 @@ def test_a_painted_mask_is_shown_at_once_and_gives_a_box(ui: Ui) -> None:
     assert near(ui.subjects[0]["box"], (0, 0, 0.5, 0.25), 1e-4)
     ui.still()
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)
     shows(ui, INSIDE, OUTSIDE)
 
@@ -146,7 +146,7 @@ def test_a_mask_that_looks_inverted_is_said_and_turned_by_one_click(ui: Ui) -> N
     prompt = prompt_of(ui)
     origin, _ = of_type(prompt, "MSDLayout")["reference_masks.reference_mask_1"]
     assert prompt[origin]["class_type"] == "InvertMask"
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: "InvertMask" not in str(prompt_of(ui)))
     ui.until(lambda: button.count() == 1)
     ui.still()

@@ -44,7 +44,7 @@ def test_any_sequence_of_edits_is_kept_and_undone(ui: Ui) -> None:
             number,
         )
         ui.still()
-    start = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    start = ui.saved()
     for seed in range(COUNT):
         chance = random.Random(f"{ui.front_end} {ui.mode} {seed}")
         names = chance.choices(list(ACTIONS), list(ACTIONS.values()), k=30)

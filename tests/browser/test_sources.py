@@ -184,7 +184,7 @@ def test_the_size_of_the_last_run(ui: Ui) -> None:
     ui.until(lambda: aspect(ui, "192 / 96"))
     ui.shot("the size of the run")
     ui.drag((0.25, 0.5), (0.3, 0.6))
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)
     ui.until(lambda: aspect(ui, "192 / 96"))
 
@@ -257,7 +257,7 @@ def test_growing_sockets_are_in_order_after_loading(ui: Ui) -> None:
     ui.still()
     prompt = of_type(prompt_of(ui), "MSDLayout")
     for _ in range(2):
-        saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+        saved = ui.saved()
         ui.load(saved)
         ui.still()
         sockets = ui.node(

@@ -24,7 +24,7 @@ def test_save_and_load(ui: Ui) -> None:
     ui.drag((0.25, 0.5), (0.3, 0.6))
     ui.phrase(0).fill(LONG)
     value = ui.value
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     ui.load(workflow(subjects=[]))
     ui.load(saved)
     assert ui.value == value
@@ -39,10 +39,10 @@ def test_snap_and_cells_are_kept_with_the_workflow(ui: Ui) -> None:
     for name in ("Snap", "Cells"):
         ui.element("button", has_text=name).click()
     expect(pressed).to_have_text(["Snap", "Cells"])
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     ui.frames()
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     expect(pressed).to_have_text(["Snap"])
     ui.load(workflow(subjects=TWO))
     expect(pressed).to_have_count(0)
@@ -224,16 +224,16 @@ def test_subgraph(ui: Ui) -> None:
     assert moved["subjects"] != TWO
     ui.shot("inside a subgraph")
     ui.click(0.99, 0.01)
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)
-    ui.press("Control+y")
+    ui.redo()
     ui.until(lambda: ui.value == moved)
     prompt, _outputs = ui.run()
     assert of_type(prompt, "MSDLayout")["layout"] == moved
     # The references are outside.
     thumb = ui.element(".msd-thumb").nth(0)
     ui.until(lambda: "reference_1.png" in (thumb.get_attribute("src") or ""))
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     ui.leave_subgraph()
     ui.page.evaluate("async saved => { await app.loadGraphData(saved) }", saved)
     assert of_type(as_prompt(ui), "MSDLayout")["layout"] == moved
@@ -262,7 +262,7 @@ def test_app_mode(ui: Ui) -> None:
     assert ui.element("canvas").evaluate("e => !e.closest('.graph-canvas-container')")
     ui.shot("app mode")
     assert ui.subjects[0]["box"] != TWO[0]["box"]
-    ui.press("Control+z")
+    ui.undo()
     ui.until(lambda: ui.subjects == TWO)
     ui.still()
     ui.drag((0.25, 0.5), (0.3, 0.6))  # the editor is still there
@@ -319,7 +319,7 @@ def test_a_workflow_of_an_earlier_version(ui: Ui, path: Path) -> None:
             assert (given["class_type"], inputs) == (
                 expected[number]["class_type"], expected[number]["inputs"],
             )  # fmt: skip
-        ui.load(ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))"))
+        ui.load(ui.saved())
 
 
 def test_a_newer_version_is_kept(ui: Ui) -> None:
@@ -455,7 +455,7 @@ def test_without_our_javascript(
     }  # fmt: skip
     assert any("images" in output for output in outputs.values())
     # Saved there and opened where the editor works again, it is whole.
-    saved = ui.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = ui.saved()
     without = ui.deprecations
     ui.close()
     ui = Ui(browser, server, front_end, mode)

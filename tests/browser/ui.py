@@ -54,6 +54,25 @@ STILL = """async () => {
         last = now;
     }
 }"""
+# The host loads the whole graph to undo or redo a step; this says when it has.
+RESTORED = """() => {
+    const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
+    window.restored = false;
+    tracker.updateState = async (...queues) => {
+        delete tracker.updateState; // back to the class's
+        await tracker.updateState(...queues);
+        window.restored = true;
+    };
+}"""
+# The layouts as the host's history has them, and as they are, but for the size, which the host
+# measures. Where they differ, the host's next look makes another step, and nothing is left to redo.
+LAYOUTS = """() => {
+    const layouts = (graph) => graph.nodes.filter((node) => node.type === 'MSDLayout').concat(
+        (graph.definitions?.subgraphs ?? []).flatMap(layouts));
+    const { activeState } = app.extensionManager.workflow.activeWorkflow.changeTracker;
+    return [activeState, app.rootGraph.serialize()].map(
+        (graph) => layouts(graph).map(({ size, ...node }) => JSON.parse(JSON.stringify(node))));
+}"""
 SETTING = "async ([id, value]) => { await app.extensionManager.setting.set(id, value) }"
 LAYOUT = """() => app.canvas.graph.nodes.find((n) => n.type === 'MSDLayout')"""
 # 1.58 throws by itself when a node with growing sockets is removed while they are linked.
@@ -172,6 +191,10 @@ class Ui:
         self.page.evaluate("async saved => { await app.loadGraphData(saved) }", saved)
         self.show(scale)
 
+    def saved(self) -> dict[str, Any]:
+        """The workflow as a file would have it."""
+        return self.page.evaluate("() => JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+
     def show(self, scale: float = 1.0) -> None:
         """Bring the canvas of the open graph's layout to the middle of the window."""
         self.node(
@@ -268,6 +291,22 @@ class Ui:
     def press(self, *keys: str) -> None:
         for key in keys:
             self.page.keyboard.press(key)
+
+    def undo(self) -> None:
+        """Undo a step by its key, to the end; the layout then is as the host's history has it."""
+        self._restore("Control+z")
+
+    def redo(self) -> None:
+        """Redo a step, as `undo`."""
+        self._restore("Control+y")
+
+    def _restore(self, key: str) -> None:
+        self.page.evaluate(RESTORED)
+        self.press(key)
+        self.page.wait_for_function("() => window.restored")
+        self.still()
+        kept, now = self.page.evaluate(LAYOUTS)
+        assert now == kept, f"{kept}\n{now}"
 
     def element(self, selector: str, **options: Any) -> Locator:
         return self.page.locator(f".msd-layout {selector}", **options).locator("visible=true")

@@ -140,7 +140,7 @@ function moveLinks(node, socketOf, target) {
   const sockets = INDICES.map((index) => node.inputs[slotOf(node, socketOf(index))]);
   for (const [from, socket] of sockets.entries()) {
     const to = linked.includes(from) ? target(from) : free.shift();
-    if (socket && to !== undefined) rename(socket, socketOf(to));
+    if (socket && to !== undefined) Object.assign(socket, renamed(socket, socketOf(to)));
   }
 }
 
@@ -148,31 +148,36 @@ function moveLinks(node, socketOf, target) {
 const shownName = (name) => name.slice(name.indexOf(".") + 1);
 
 /**
- * Rename a socket, and what is shown of it, unless a user has given it a name.
+ * What a socket is called as another one of its group, without what a user calls it.
  * @param {HostNode["inputs"][number]} socket
  * @param {string} name
  */
-function rename(socket, name) {
+function renamed(socket, name) {
+  /** @type {Pick<typeof socket, "name" | "label" | "localized_name">} */
+  const names = { name };
   for (const key of /** @type {const} */ (["label", "localized_name"]))
-    if (socket[key] === socket.name) socket[key] = name;
-    else if (socket[key] === shownName(socket.name)) socket[key] = shownName(name);
-  socket.name = name;
+    if (socket[key] === socket.name) names[key] = name;
+    else if (socket[key] === shownName(socket.name)) names[key] = shownName(name);
+  return names;
 }
 
 /**
  * Add what is missing of a group's sockets; the host adds one at a time, when the last is connected.
+ * They are called as by the host, which else would do so when it loads them: a step of its own to undo.
  * @param {HostNode} node
  * @param {(index: number) => string} socketOf
  * @param {number} last index of the last one needed
  */
 export function addSockets(node, socketOf, last) {
-  const { type, shape } = node.inputs[slotOf(node, socketOf(0))];
-  for (let index = 1; index <= last; index++)
-    if (slotOf(node, socketOf(index)) < 0)
-      node.addInput(socketOf(index), type, {
-        label: shownName(socketOf(index)),
-        ...(shape !== undefined && { shape }),
-      });
+  for (let index = 1; index <= last; index++) {
+    if (slotOf(node, socketOf(index)) >= 0) continue;
+    const previous = node.inputs[slotOf(node, socketOf(index - 1))];
+    const { type, shape } = previous;
+    node.addInput(socketOf(index), type, {
+      ...renamed(previous, socketOf(index)),
+      ...(shape !== undefined && { shape }),
+    });
+  }
   sortSockets(node);
 }
 
