@@ -178,11 +178,9 @@ window.runSequence = async (actions) => {
   };
   // The host makes another step of what differs from its history, and then nothing is left to redo.
   const unlikeHistory = () => {
-    const { activeState } = tracker();
-    const [kept, now] = [activeState, app.rootGraph.serialize()].map((graph) => {
-      const { size, flags, ...rest } = graph.nodes.find((one) => one.type === "MSDLayout");
-      return JSON.stringify(rest);
-    });
+    const [kept, now] = layouts().map((nodes) =>
+      JSON.stringify(nodes.map(({ flags, ...node }) => node)), // `settle` expands it
+    );
     if (now !== kept) problems.push({ why: "unlike the history", now, kept });
   };
   try {

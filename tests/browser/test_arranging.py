@@ -56,7 +56,7 @@ def test_a_duplicate_has_the_pictures_wire_and_runs(ui: Ui) -> None:
     assert any("images" in output for output in outputs.values())
     ui.click(0.99, 0.01)
     ui.undo()
-    ui.until(lambda: ui.subjects == TWO)  # and its links, when the host has loaded the whole graph
+    ui.until(lambda: ui.subjects == TWO)
     ui.until(lambda: wires(ui) == {"reference_1": picture(1), "reference_2": picture(2)})
 
 

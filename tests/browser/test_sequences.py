@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from ui import TWO, Ui, workflow
+from ui import LAYOUTS, TWO, Ui, workflow
 
 ACTIONS = {  # with how often they come up
     **dict.fromkeys(("drop", "draw", "redraw", "delete", "duplicate", "reorder", "type", "off"), 3),
@@ -34,6 +34,7 @@ COUNT = int(os.environ.get("SEQUENCES", "3"))
 
 def test_any_sequence_of_edits_is_kept_and_undone(ui: Ui) -> None:
     """Screen, value and prompt are the same after each edit; undo leads back to the start."""
+    ui.page.add_script_tag(content=f"window.layouts = {LAYOUTS}")
     ui.page.add_script_tag(path=Path(__file__).with_name("sequences.js"))
     ui.load(small(), 0.7)
     for number in (1, 2):
