@@ -72,7 +72,7 @@ def test_ctrl_c_while_pytorch_is_imported(tmp_path: Path, command: tuple[str, ..
     """That takes seconds, and loses exceptions. Here it takes longer."""
     begun = tmp_path / "begun"
     (tmp_path / "torch.py").write_text(
-        f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)"
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\nwhile True: time.sleep(0.01)"
     )
     process = subprocess.Popen(
         [sys.executable, "-m", *command, tmp_path],
